@@ -1,0 +1,47 @@
+# Needs Python 3.11 or newer and make; everything else is installed into .venv by the first target that wants it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+.DEFAULT_GOAL := help
+.PHONY: help venv quickstart test slow lint typecheck format clean
+
+help:  ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+venv: $(STAMP)  ## set up .venv with everything the other targets need (they do it by themselves)
+
+quickstart: $(STAMP)  ## train MIRA on images the package makes itself, evaluate it, print a table, save a picture
+	$(BIN)/python recipes/quickstart.py
+
+test: $(STAMP)  ## run the tests (CPU, offline, a few minutes); ARGS='-k words' passes options to pytest
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+slow: $(STAMP)  ## run the tests that `make test` leaves out
+	$(PYTEST) -m slow $(ARGS)
+
+lint: $(STAMP)  ## check style and formatting (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(STAMP)  ## check the package's type hints (mypy, strict)
+	$(BIN)/mypy
+
+format: $(STAMP)  ## rewrite the files in the house style (ruff)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove caches and build leftovers; keeps .venv and runs/
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find ssl_zoo recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "ssl_zoo needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | tail -n 1)." >&2; \
+	  echo "Name a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Setting up $(VENV): this downloads PyTorch and takes a few minutes, once."
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@

@@ -1,0 +1,58 @@
+"""Train a model from a recipe.
+
+accelerate launch recipes/train.py [RECIPE.yaml] [dotted.key=value ...] [--dry-run]
+
+Without a recipe: recipes/mira/embedded.yaml, which trains MIRA on images that the package makes itself.
+"""
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+from ssl_zoo.data.source import DataError, open_source
+from ssl_zoo.training.plan import derive_plan
+from ssl_zoo.training.recipe import RecipeError, describe_keys, load_recipe
+
+
+OVERRIDE = re.compile(r"[\w.]+=")
+DEFAULT_RECIPE = Path(__file__).parent / "mira" / "embedded.yaml"
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    """Split the command line into a recipe and its overrides."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"The keys of a recipe; key=value overrides one:\n\n{describe_keys()}",
+    )
+    parser.add_argument("words", nargs="*", metavar="WORD", help="a recipe file, or dotted.key=value")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its numbers, and stop")
+    return parser.parse_intermixed_args(arguments)
+
+
+def main() -> None:
+    """Train, or say why not."""
+    arguments = parse_arguments(sys.argv[1:])
+    files = [word for word in arguments.words if word.endswith((".yaml", ".yml")) and not OVERRIDE.match(word)]
+    overrides = [word for word in arguments.words if word not in files]
+    try:
+        if len(files) > 1:
+            raise RecipeError(f"one recipe at a time, got {', '.join(files)} (overrides have the form key=value)")
+        recipe = load_recipe(files[0] if files else DEFAULT_RECIPE, overrides)
+        if arguments.dry_run:
+            num_processes = recipe.train.num_processes or int(os.environ.get("WORLD_SIZE", "1"))
+            plan = derive_plan(recipe, num_rows=open_source(recipe.data).num_rows, num_processes=num_processes)
+            if os.environ.get("RANK", "0") == "0":
+                print(f"{recipe.to_yaml()}\n{plan.describe()}")
+            return
+        from ssl_zoo.training.loop import train
+
+        train(recipe)
+    except (RecipeError, DataError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""Images in: sources (Hub, folder, embedded set), their order, and the views that a model sees."""
+
+from ssl_zoo.data.decode import CorruptImageError, decode_image
+from ssl_zoo.data.source import DataConfig, DataError, ImageSource, open_source
+from ssl_zoo.data.stream import Batch, CorruptCounter, ReadPosition, ViewStream, iterate_once, make_loader
+from ssl_zoo.data.views import EvalView, ImageTransform, MultiView, RawPixels, ViewsConfig
+
+
+__all__ = [
+    "Batch",
+    "CorruptCounter",
+    "CorruptImageError",
+    "DataConfig",
+    "DataError",
+    "EvalView",
+    "ImageSource",
+    "ImageTransform",
+    "MultiView",
+    "RawPixels",
+    "ReadPosition",
+    "ViewStream",
+    "ViewsConfig",
+    "decode_image",
+    "iterate_once",
+    "make_loader",
+    "open_source",
+]

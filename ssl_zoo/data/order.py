@@ -1,0 +1,89 @@
+"""The order of the rows in every epoch: complete, disjoint across streams, a function of the seed, and seekable.
+
+An epoch is one permutation of the shards, written one after the other. Stream `s` of `S` takes its contiguous rows
+`s * N // S` to `(s + 1) * N // S`, so that streams differ by one row at most whatever the sizes of the shards and each
+reads `1 / S` of the data, and permutes them in blocks. Nothing is kept between rows: from the number of rows that a
+stream has consumed since the start of training its place is computed.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Rows `start` to `stop` (exclusive) of one shard."""
+
+    shard: int
+    start: int
+    stop: int
+
+
+class StreamOrder:
+    """Where each row of one stream comes from.
+
+    Args:
+        shard_lengths (`numpy.ndarray` of shape `(num_shards,)`): Rows of each shard.
+        stream (`int`): Number of this stream, from 0 to `num_streams - 1`.
+        num_streams (`int`): Streams that share the data: processes x workers.
+        block_rows (`int`): Rows that are permuted together; a block may span shards.
+        seed (`int`): Seed of all permutations.
+        shuffle (`bool`): Whether to permute at all; otherwise rows come in file order.
+    """
+
+    def __init__(
+        self,
+        shard_lengths: npt.NDArray[np.int64],
+        *,
+        stream: int,
+        num_streams: int,
+        block_rows: int,
+        seed: int,
+        shuffle: bool,
+    ) -> None:
+        num_rows = int(shard_lengths.sum())
+        self._first = stream * num_rows // num_streams
+        self.num_rows = (stream + 1) * num_rows // num_streams - self._first
+        self._lengths, self._stream, self._block_rows = shard_lengths, stream, block_rows
+        self._seed, self._shuffle = seed, shuffle
+        self._epoch = -1
+        self._shards = np.arange(len(shard_lengths))
+        self._ends = np.cumsum(shard_lengths)
+
+    def locate(self, position: int) -> tuple[int, int, int]:
+        """`(epoch, block, rows into the block)` after `position` rows consumed since the start of training."""
+        epoch, row = divmod(position, self.num_rows)
+        block, offset = divmod(row, self._block_rows)
+        return epoch, block, offset
+
+    def num_blocks(self) -> int:
+        """Blocks per epoch; the last may be short."""
+        return -(-self.num_rows // self._block_rows)
+
+    def block(self, epoch: int, block: int) -> tuple[list[Segment], npt.NDArray[np.int64]]:
+        """The segments to read for one block, in reading order, and the order in which to hand out their rows."""
+        start = block * self._block_rows
+        stop = min(start + self._block_rows, self.num_rows)
+        segments = self._segments(epoch, self._first + start, self._first + stop)
+        if not self._shuffle:
+            return segments, np.arange(stop - start)
+        return segments, np.random.default_rng([self._seed, epoch, self._stream, block]).permutation(stop - start)
+
+    def _segments(self, epoch: int, start: int, stop: int) -> list[Segment]:
+        """Rows `start` to `stop` of the epoch's sequence of shards, as pieces of those shards."""
+        if self._shuffle and epoch != self._epoch:
+            self._shards = np.random.default_rng([self._seed, epoch]).permutation(len(self._lengths))
+            self._ends = np.cumsum(self._lengths[self._shards])
+            self._epoch = epoch
+        segments = []
+        slot = int(np.searchsorted(self._ends, start, side="right"))
+        while start < stop:
+            end, shard = int(self._ends[slot]), int(self._shards[slot])
+            first = end - int(self._lengths[shard])
+            if start < end:
+                segments.append(Segment(shard, start - first, min(stop, end) - first))
+                start = min(stop, end)
+            slot += 1
+        return segments

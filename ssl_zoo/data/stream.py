@@ -1,0 +1,230 @@
+"""Batches of views made in the workers of a `DataLoader`, each with its place in the data for an exact resume."""
+
+import random
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from ssl_zoo.data.batch import Batch, CorruptCounter, ReadPosition
+from ssl_zoo.data.decode import CorruptImageError, decode_image
+from ssl_zoo.data.errors import DataError
+from ssl_zoo.data.order import StreamOrder
+from ssl_zoo.data.source import ImageSource, Row
+from ssl_zoo.data.views import ImageTransform, Pixels
+
+
+__all__ = ["Batch", "CorruptCounter", "ReadPosition", "ViewStream", "iterate_once", "make_loader"]
+
+_MIN_ROWS_TO_CALL_SORTED = 100
+
+
+class ViewStream(IterableDataset[Batch]):
+    """Batches for one process of `world_size`; the workers of a `DataLoader` play its slots.
+
+    Args:
+        source (`ImageSource`): The images.
+        transform (`ImageTransform`): Makes the views. Its randomness is seeded per `(seed, epoch, sample id)`, so
+            that a view does not depend on which worker makes it.
+        batch_size (`int`): Images per batch.
+        seed (`int`): Seed of the order and of the views.
+        shuffle (`bool`): Whether to permute; otherwise each stream gives its range in file order.
+        shuffle_buffer (`int`): Rows permuted together; so many undecoded images are held per worker.
+        rank (`int`), world_size (`int`): This process, and how many share the data.
+        num_workers (`int`): Workers of the loader; 0 reads in this process.
+        positions (`list[int]`, *optional*): Rows each slot has consumed before, from `ReadPosition`.
+        first_slot (`int`): The slot whose batch comes first.
+        num_epochs (`int`, *optional*): Passes over the data; `None` never ends: a batch may then span two epochs, none
+            is short, and all processes always have equally many.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        transform: ImageTransform,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        shuffle: bool = True,
+        shuffle_buffer: int = 2048,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+        positions: Sequence[int] | None = None,
+        first_slot: int = 0,
+        num_epochs: int | None = None,
+    ) -> None:
+        super().__init__()
+        self._source, self._transform, self._batch_size = source, transform, batch_size
+        self._seed, self._num_epochs, self._first_slot = seed, num_epochs, first_slot
+        start = ReadPosition.start(num_workers)
+        if positions is not None:
+            start.load_state_dict({"positions": positions, "first_slot": first_slot})
+        self._positions = start.positions
+        num_slots = len(self._positions)
+        self._orders = [
+            StreamOrder(
+                source.shard_lengths,
+                stream=rank * num_slots + slot,
+                num_streams=world_size * num_slots,
+                block_rows=shuffle_buffer if shuffle else batch_size,
+                seed=seed,
+                shuffle=shuffle,
+            )
+            for slot in range(num_slots)
+        ]
+        self._check_order = shuffle and rank == 0 and source.streaming
+        if num_epochs is None and min(order.num_rows for order in self._orders) == 0:
+            raise DataError(
+                f"{source.path!r} has {source.num_rows} rows in split {source.split!r}, fewer than the "
+                f"{world_size * num_slots} streams that share them ({world_size} processes x {num_slots} workers). "
+                "Use fewer workers (data.num_workers) or processes."
+            )
+
+    def __iter__(self) -> Iterator[Batch]:
+        """The batches of the slot that this worker plays."""
+        worker = get_worker_info()
+        slot = ((worker.id if worker else 0) + self._first_slot) % len(self._orders)
+        order, position = self._orders[slot], self._positions[slot]
+        samples: list[tuple[list[Pixels], Row]] = []
+        skipped: list[str] = []
+        failures = 0  # in a row
+        for epoch, row in self._rows(order, position, warn=self._check_order and slot == 0):
+            try:
+                views = self._views(epoch, row)
+            except CorruptImageError as error:
+                skipped.append(f"{self._source.path}: row {row.sample_id}: {error}")
+                position, failures = position + 1, failures + 1
+                if failures >= order.num_rows:
+                    raise DataError(
+                        f"None of {failures} successive rows of {self._source.path!r} holds a readable image in "
+                        f"column {self._source.image_column!r}; the last is row {row.sample_id} ({error}). "
+                        "Is `data.image_column` the right one?"
+                    ) from error
+                continue
+            # A batch leaves when the next readable row is at hand: rows skipped after it are then counted with it.
+            if len(samples) == self._batch_size:
+                yield self._batch(samples, slot, position, skipped)
+                samples, skipped = [], []
+            samples.append((views, row))
+            position, failures = position + 1, 0
+        if samples:
+            yield self._batch(samples, slot, position, skipped)
+
+    def _rows(self, order: StreamOrder, position: int, *, warn: bool) -> Iterator[tuple[int, Row]]:
+        """`(epoch, row)` from `position` on, in the order's blocks."""
+        reader = self._source.reader()
+        if order.num_rows == 0:
+            return
+        epoch, block, offset = order.locate(position)
+        while self._num_epochs is None or epoch < self._num_epochs:
+            segments, permutation = order.block(epoch, block)
+            rows = [row for part in segments for row in reader.read(part.shard, part.start, part.stop)]
+            if warn:
+                _warn_if_sorted(self._source, rows)
+                warn = False
+            for index in permutation[offset:]:
+                yield epoch, rows[index]
+            block, offset = block + 1, 0
+            if block == order.num_blocks():
+                epoch, block = epoch + 1, 0
+
+    def _views(self, epoch: int, row: Row) -> list[Pixels]:
+        image = decode_image(row.image)
+        # A text is hashed to a seed: neighbouring numbers give unrelated views.
+        return self._transform.crop(image, random.Random(f"{self._seed}/{epoch}/{row.sample_id}"))
+
+    def _batch(self, samples: list[tuple[list[Pixels], Row]], slot: int, position: int, skipped: list[str]) -> Batch:
+        return Batch(
+            views=self._transform.stack([views for views, _ in samples]),
+            sample_ids=torch.tensor([row.sample_id for _, row in samples]),
+            labels=torch.tensor([row.label for _, row in samples]),
+            stream=slot,
+            position=position,
+            skipped=skipped,
+        )
+
+
+def make_loader(
+    source: ImageSource,
+    transform: ImageTransform,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    shuffle: bool = True,
+    shuffle_buffer: int = 2048,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+    positions: Sequence[int] | None = None,
+    first_slot: int = 0,
+    num_epochs: int | None = None,
+) -> DataLoader[Batch]:
+    """A loader of `Batch`es for one process; see `ViewStream` for the arguments.
+
+    It does not touch the global random state, and its workers compute with one thread each (torch sees to that).
+    """
+    stream = ViewStream(
+        source,
+        transform,
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        shuffle_buffer=shuffle_buffer,
+        rank=rank,
+        world_size=world_size,
+        num_workers=num_workers,
+        positions=positions,
+        first_slot=first_slot,
+        num_epochs=num_epochs,
+    )
+    return DataLoader(
+        stream,
+        batch_size=None,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        prefetch_factor=4 if num_workers > 0 else None,
+        pin_memory=torch.cuda.is_available(),
+        generator=torch.Generator(),
+    )
+
+
+def iterate_once(
+    source: ImageSource,
+    transform: ImageTransform,
+    *,
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+) -> DataLoader[Batch]:
+    """One pass for evaluation, unshuffled: every row once over all processes, the last batches short.
+
+    Processes may have a different number of batches, so nothing collective may happen per batch.
+    """
+    return make_loader(
+        source,
+        transform,
+        batch_size=batch_size,
+        shuffle=False,
+        rank=rank,
+        world_size=world_size,
+        num_workers=num_workers,
+        num_epochs=1,
+    )
+
+
+def _warn_if_sorted(source: ImageSource, rows: list[Row]) -> None:
+    """Warn when the first rows come class by class: permuting blocks of them cannot mix the classes."""
+    labels = np.array([row.label for row in rows])
+    num_classes, num_runs = len(np.unique(labels)), 1 + np.count_nonzero(labels[1:] != labels[:-1])
+    several = num_classes > 1 or len(source.class_names or []) > 1
+    if len(rows) >= _MIN_ROWS_TO_CALL_SORTED and len(rows) < source.num_rows and several and num_runs == num_classes:
+        warnings.warn(
+            f"{source.path!r} looks sorted by class: {len(rows)} rows read together hold {num_runs} of its classes, "
+            "one after the other, and streaming only mixes rows within data.shuffle_buffer. Read it with "
+            "data.streaming=false, which shuffles fully, or store it shuffled.",
+            stacklevel=2,
+        )

@@ -1,0 +1,155 @@
+"""What a model says of all images of a source, on one process or many: every row once, found by its sample id."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+
+from ssl_zoo.data.source import ImageSource
+from ssl_zoo.data.stream import Batch, CorruptCounter, iterate_once
+from ssl_zoo.data.views import ImageTransform
+from ssl_zoo.functional.distributed import all_gather_objects, all_gather_rows, rank, world_size
+
+
+__all__ = ["Encoder", "FeatureTable", "evaluation_batches", "extract_features", "gather_table"]
+
+Encoder = Callable[[torch.Tensor], torch.Tensor]
+"""Images `(batch, 3, height, width)` on the device -> features `(batch, features)`."""
+
+_GATHERED_ROWS = 16384
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features of a split, the same on every process, ordered by sample id.
+
+    Attributes:
+        sample_ids (`torch.Tensor` of shape `(rows,)`): Global row numbers, int64, increasing.
+        features (`torch.Tensor` of shape `(rows, features)`): float32, on the CPU.
+        labels (`torch.Tensor` of shape `(rows,)`): int64; -1 where there is none.
+    """
+
+    sample_ids: torch.Tensor
+    features: torch.Tensor
+    labels: torch.Tensor
+
+
+def evaluation_batches(
+    source: ImageSource,
+    view: ImageTransform,
+    *,
+    batch_size: int = 256,
+    num_workers: int = 2,
+    max_corrupt_share: float = 0.01,
+    device: torch.device | str = "cpu",
+    description: str = "images",
+) -> Iterator[Batch]:
+    """This process's share of one pass over a source, with a progress bar on the main process.
+
+    The processes' shares are disjoint and complete but may differ in the number of batches: don't communicate inside.
+
+    Args:
+        source (`ImageSource`): The images.
+        view (`ImageTransform`): Makes the one view, such as `EvalView`.
+        batch_size: Images per batch.
+        num_workers: Loader processes of this process.
+        max_corrupt_share: Corrupt rows are skipped and named in the log up to this share.
+        device: Where the batches go.
+        description: What the progress bar says.
+
+    Yields:
+        `Batch`: with one entry in `views`.
+
+    Raises:
+        DataError: If too many rows are corrupt.
+    """
+    corrupt = CorruptCounter(source, max_share=max_corrupt_share)
+    loader = iterate_once(
+        source, view, batch_size=batch_size, rank=rank(), world_size=world_size(), num_workers=num_workers
+    )
+    share = source.num_rows // world_size()
+    with tqdm(total=share, desc=description, unit="img", disable=rank() != 0, leave=False, dynamic_ncols=True) as bar:
+        for batch in loader:
+            corrupt.update(batch)
+            yield batch.to(device)
+            bar.update(len(batch.sample_ids))
+
+
+@torch.no_grad()
+def extract_features(
+    encode: Encoder,
+    source: ImageSource,
+    view: ImageTransform,
+    *,
+    batch_size: int = 256,
+    num_workers: int = 2,
+    max_corrupt_share: float = 0.01,
+    device: torch.device | str = "cpu",
+    description: str = "features",
+) -> FeatureTable:
+    """Compute the features of all rows of a source; the processes share the work, and all get the whole table.
+
+    Args:
+        encode (`Encoder`): The model, in evaluation mode.
+        source (`ImageSource`): The images.
+        view (`ImageTransform`): Makes the one view.
+        batch_size: Images per batch.
+        num_workers: Loader processes of this process.
+        max_corrupt_share: Corrupt rows are skipped and named in the log up to this share.
+        device: Where the model is.
+        description: What the progress bar says.
+
+    Returns:
+        [`FeatureTable`]: one row for each readable image, none twice.
+
+    Raises:
+        DataError: If too many rows are corrupt.
+    """
+    batches = evaluation_batches(
+        source,
+        view,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        max_corrupt_share=max_corrupt_share,
+        device=device,
+        description=description,
+    )
+    parts = [(batch.sample_ids.cpu(), encode(batch.views[0]).float().cpu(), batch.labels.cpu()) for batch in batches]
+    return FeatureTable(*gather_table(parts, device=device))
+
+
+def gather_table(parts: Sequence[tuple[torch.Tensor, ...]], *, device: torch.device | str) -> tuple[torch.Tensor, ...]:
+    """Join the batches of all processes into columns, ordered by the first one.
+
+    Args:
+        parts (`Sequence` of `tuple` of `torch.Tensor` of shape `(batch, ...)`): Columns of this process's batches on the
+            CPU, sample ids first; may be empty on some processes, not on all.
+        device: What the rows travel over; a process group may know one kind of device only.
+
+    Returns:
+        `tuple` of `torch.Tensor` of shape `(rows, ...)`: on the CPU, the same on every process.
+    """
+    if world_size() == 1:
+        columns = [torch.cat(column) for column in zip(*parts, strict=True)]
+    else:
+        # A process without a row learns number, types and widths of the columns from the others.
+        described = all_gather_objects([(column.dtype, column.shape[1:]) for column in parts[0]] if parts else None)
+        layout = next(description for description in described if description is not None)
+        local = list(zip(*parts, strict=True)) if parts else [()] * len(layout)
+        columns = [
+            _gather(torch.cat([torch.zeros(0, *shape, dtype=dtype), *column]), device)
+            for (dtype, shape), column in zip(layout, local, strict=True)
+        ]
+    order = columns[0].argsort()
+    return tuple(column[order] for column in columns)
+
+
+def _gather(rows: torch.Tensor, device: torch.device | str) -> torch.Tensor:
+    """Rows of all processes, on the CPU. They travel in pieces, so that the device need not hold them all."""
+    longest = int(all_gather_rows(torch.tensor([len(rows)], device=device)).max())
+    pieces = [
+        all_gather_rows(rows[start : start + _GATHERED_ROWS].to(device)).cpu()
+        for start in range(0, longest, _GATHERED_ROWS)
+    ]
+    return torch.cat(pieces)

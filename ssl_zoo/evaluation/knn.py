@@ -1,0 +1,124 @@
+"""Weighted k-nearest-neighbour classification, the protocol of DINO (https://huggingface.co/papers/2104.14294)."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+
+__all__ = ["WeightedKnn"]
+
+# Similarities are compared on this grid, far finer than any temperature in use: rounding errors of a matrix product
+# change with its shape and must not order neighbours. Among equals the earlier row of the bank is nearer.
+_GRID = 2.0**22
+_ROW_BITS = 32
+# Votes are whole numbers of this unit: their sum is exact, so neither the device nor the order of the sum matters.
+_VOTE_UNIT = 2.0**40
+
+
+class WeightedKnn:
+    r"""Classifier that lets the k rows of a labelled bank vote which are most similar to a query.
+
+    A neighbour of cosine similarity s votes for its class with weight exp(s / temperature); the class with the most
+    votes wins, the lower number on a tie. Queries and bank are taken in chunks with a running list of the nearest, so
+    besides the bank itself the memory is query_chunk x (bank_chunk + features), whatever the number of queries.
+
+    Args:
+        bank (`torch.Tensor` of shape `(rows, features)`): Embeddings, of any length; they are normalised here.
+        labels (`torch.Tensor` of shape `(rows,)`): Class of each row, int64, >= 0.
+        temperature: Temperature of the weights, > 0.
+        query_chunk: Queries per product.
+        bank_chunk: Rows of the bank per product.
+        device: Where to compute; the bank stays where it is and travels in chunks. The bank's own by default.
+
+    Raises:
+        ValueError: If shapes or values don't fit; the message names them.
+    """
+
+    def __init__(
+        self,
+        bank: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        temperature: float = 0.07,
+        query_chunk: int = 1024,
+        bank_chunk: int = 8192,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if bank.ndim != 2 or labels.shape != bank.shape[:1] or len(bank) == 0:
+            raise ValueError(
+                f"`bank` must have shape (rows, features) and `labels` (rows,), with rows > 0; "
+                f"got {tuple(bank.shape)} and {tuple(labels.shape)}"
+            )
+        if len(bank) >= 2**_ROW_BITS:
+            raise ValueError(f"`bank` must have fewer than {2**_ROW_BITS} rows, got {len(bank)}")
+        if int(labels.min()) < 0:
+            raise ValueError(f"`labels` must be >= 0, got {int(labels.min())}: leave rows without a label out")
+        for name, value in (("temperature", temperature), ("query_chunk", query_chunk), ("bank_chunk", bank_chunk)):
+            if not value > 0:
+                raise ValueError(f"`{name}` must be > 0, got {value}")
+        self._device = torch.device(device) if device is not None else bank.device
+        self._bank, self._labels = _normalised(bank, "bank"), labels.to(self._device)
+        self._num_classes = int(labels.max()) + 1
+        self._temperature, self._query_chunk, self._bank_chunk = temperature, query_chunk, bank_chunk
+
+    def check_k(self, k: int | Sequence[int]) -> None:
+        """Raise a `ValueError` if the bank doesn't hold as many rows, before any query is made."""
+        sizes = [k] if isinstance(k, int) else list(k)
+        if not sizes or min(sizes) < 1 or max(sizes) > len(self._bank):
+            raise ValueError(f"`k` must lie in [1, {len(self._bank)}], the number of rows in the bank; got {k}")
+
+    @torch.no_grad()
+    def predict(self, queries: torch.Tensor, *, k: int | Sequence[int] = 20) -> torch.Tensor:
+        """Class of each query for one or more numbers of neighbours, found in one pass over the bank.
+
+        Args:
+            queries (`torch.Tensor` of shape `(queries, features)`): Embeddings, of any length.
+            k: Number(s) of neighbours, each in [1, rows of the bank].
+
+        Returns:
+            `torch.Tensor` of shape `(queries,)`, or `(len(k), queries)` for a sequence: classes, int64, on `device`.
+
+        Raises:
+            ValueError: If a `k` is out of range, or the queries' shape or values don't fit.
+        """
+        self.check_k(k)
+        sizes = [k] if isinstance(k, int) else list(k)
+        if queries.ndim != 2 or queries.shape[1] != self._bank.shape[1]:
+            expected = f"(queries, {self._bank.shape[1]})"
+            raise ValueError(f"`queries` must have shape {expected} to fit the bank, got {tuple(queries.shape)}")
+        parts = torch.split(queries, self._query_chunk)
+        chunks = [self._vote(*self._neighbors(part, max(sizes)), sizes) for part in parts]
+        classes = torch.cat(chunks, dim=1)
+        return classes[0] if isinstance(k, int) else classes
+
+    def _neighbors(self, queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Similarities and rows of the `k` nearest, each `(queries, k)`, nearest first."""
+        queries = _normalised(queries.to(self._device), "queries")
+        nearest = torch.empty(len(queries), 0, dtype=torch.int64, device=self._device)
+        for start in range(0, len(self._bank), self._bank_chunk):
+            part = self._bank[start : start + self._bank_chunk].to(self._device)
+            similarities = torch.round(queries @ part.T * _GRID).to(torch.int64)
+            # One whole number orders by similarity, then by row; all differ, so there is only one answer.
+            rows = torch.arange(start, start + len(part), device=self._device)
+            keys = torch.cat([nearest, (similarities << _ROW_BITS) + (2**_ROW_BITS - 1 - rows)], dim=1)
+            nearest = keys.topk(min(k, keys.shape[1]), dim=1).values
+        return (nearest >> _ROW_BITS) / _GRID, 2**_ROW_BITS - 1 - (nearest & (2**_ROW_BITS - 1))
+
+    def _vote(self, similarities: torch.Tensor, rows: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+        """Classes of shape `(len(sizes), queries)`."""
+        weights = torch.exp((similarities.double() - similarities[:, :1].double()) / self._temperature)
+        weights, classes = torch.round(weights * _VOTE_UNIT).to(torch.int64), self._labels[rows]
+        votes = torch.zeros(len(rows), self._num_classes, dtype=torch.int64, device=self._device)
+        winners, counted = {}, 0
+        for size in sorted(set(sizes)):
+            votes.scatter_add_(1, classes[:, counted:size], weights[:, counted:size])
+            winners[size], counted = votes.argmax(dim=1), size
+        return torch.stack([winners[size] for size in sizes])
+
+
+def _normalised(embeddings: torch.Tensor, name: str) -> torch.Tensor:
+    embeddings = F.normalize(embeddings.float(), dim=1)
+    if not bool(embeddings.isfinite().all()):
+        raise ValueError(f"`{name}` holds infinite or NaN values: the model that made them has diverged")
+    return embeddings

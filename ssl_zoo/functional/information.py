@@ -1,0 +1,53 @@
+"""Entropies of soft assignments over the batch of all processes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+from ssl_zoo.functional.distributed import all_reduce_sum_
+
+
+__all__ = ["Information", "information"]
+
+
+class Information(NamedTuple):
+    """Entropies of a set of assignments, in nats.
+
+    Attributes:
+        entropy (`torch.Tensor` of shape `(...)`): Mean over samples of H(W_i); 0 for hard assignments, ln K for none.
+        marginal_entropy (`torch.Tensor` of shape `(...)`): H(mean of W_i); ln K when all prototypes are used equally.
+        mutual_information (`torch.Tensor` of shape `(...)`): The difference, >= 0: what prototypes tell of images.
+    """
+
+    entropy: torch.Tensor
+    marginal_entropy: torch.Tensor
+    mutual_information: torch.Tensor
+
+
+@torch.no_grad()
+def information(assignments: torch.Tensor) -> Information:
+    r"""Mean entropy, entropy of the mean, and their difference MI(W) = H(Wbar) - mean_i H(W_i).
+
+    The mean runs over the batches of all processes, with one all-reduce of (..., K + 2) numbers.
+
+    Args:
+        assignments (`torch.Tensor` of shape `(..., batch, num_prototypes)`): Rows on the simplex, local to this
+            process; leading dimensions are independent problems. Batches may differ between processes.
+
+    Returns:
+        [`Information`]: float32 (float64 for float64 input), not differentiable, equal on every process.
+
+    Raises:
+        ValueError: If `assignments` has fewer than two dimensions.
+    """
+    if assignments.ndim < 2:
+        raise ValueError(f"`assignments` must have shape (..., batch, num_prototypes), got {tuple(assignments.shape)}")
+    weights = assignments.to(torch.promote_types(assignments.dtype, torch.float32))
+    count = weights.new_full((*weights.shape[:-2], 1), weights.shape[-2])
+    entropy = torch.special.entr(weights).sum(dim=(-2, -1)).unsqueeze(-1)
+    sums = all_reduce_sum_(torch.cat([weights.sum(dim=-2), entropy, count], dim=-1))
+    means = sums[..., :-1] / sums[..., -1:]
+    marginal_entropy = torch.special.entr(means[..., :-1]).sum(dim=-1)
+    return Information(means[..., -1], marginal_entropy, marginal_entropy - means[..., -1])

@@ -1,0 +1,35 @@
+"""What the configuration of every method shares: which backbone, and how its images are prepared."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+class SSLConfig(PreTrainedConfig):
+    """Backbone part of every configuration.
+
+    The names are timm's, because the same `config.json` is read by `timm.create_model("hf-hub:...")`.
+
+    Args:
+        architecture (`str`): timm architecture of the backbone, without a pretrained tag.
+        model_args (`dict`): keyword arguments for the timm architecture, JSON values only.
+        small_image_stem (`bool`): 3x3 stem without max-pool, for ResNets on small images.
+        num_features (`int`): width of the pooled features; filled in when a model is built.
+        pretrained_cfg (`dict`): how images are prepared (`input_size`, `mean`, `std`, `interpolation`, `crop_pct`);
+            timm's values for the architecture when empty.
+        pretraining_subfolder (`str`): folder of a published repository that holds the full pretraining model.
+    """
+
+    architecture: str = "resnet50"
+    model_args: dict[str, Any] | None = None
+    small_image_stem: bool = False
+    num_features: int | None = None
+    pretrained_cfg: dict[str, Any] | None = None
+    pretraining_subfolder: str | None = None
+    image_processor_type: str = "TimmWrapperImageProcessor"
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Replace `None` by empty dictionaries: timm can't read a null `model_args`."""
+        self.model_args = dict(self.model_args or {})
+        self.pretrained_cfg = dict(self.pretrained_cfg or {})
+        super().__post_init__(**kwargs)

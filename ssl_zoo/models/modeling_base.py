@@ -1,0 +1,242 @@
+"""What the models of every method share: a timm backbone held so that timm, transformers and we read one file."""
+
+from itertools import chain
+from typing import Any, ClassVar, Self
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.utils import ModelOutput
+
+from ssl_zoo.models.configuration_base import SSLConfig
+from ssl_zoo.nn.backbone import create_backbone, pooled_features
+
+
+class SSLPreTrainedModel(PreTrainedModel):
+    """Base of all models: timm's initialisation from scratch, exact weights and buffers after loading."""
+
+    config: SSLConfig
+    base_model_prefix = "timm_model"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+
+    _frozen: ClassVar[tuple[str, ...]] = ()
+    """Submodules that never get gradients. Frozen in `train()`, since loading drops `requires_grad=False`."""
+
+    _filled_from: ClassVar[dict[str, str]] = {}
+    """Submodule -> its twin, whose weights it takes when a checkpoint has only the twin's."""
+
+    def _create_backbone(self) -> nn.Module:
+        """Build the backbone and note in the configuration what timm knows about it."""
+        config = self.config
+        backbone = create_backbone(
+            config.architecture, model_args=config.model_args, small_image_stem=config.small_image_stem
+        )
+        config.num_features = int(backbone.num_features)  # type: ignore[arg-type]
+        if not config.pretrained_cfg:
+            known = timm.get_pretrained_cfg(config.architecture, allow_unregistered=False)
+            known = known.to_dict() if known else {}
+            keep = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "first_conv", "classifier")
+            config.pretrained_cfg = {key: known[key] for key in keep if key in known}
+        return backbone
+
+    def init_weights(self) -> None:
+        """Keep the initialisation of timm and torch; transformers' default would redraw every layer."""
+        self.tie_weights(recompute_mapping=False)
+
+    @torch.no_grad()
+    def initialize_weights(self) -> None:
+        """Give a value to all that a checkpoint didn't: loading leaves such tensors as raw memory."""
+        tensors = _named_tensors(self)
+        missing = {name for name, tensor in tensors.items() if not getattr(tensor, "_is_hf_initialized", False)}
+        if not missing:
+            return
+        with torch.device("cpu"):
+            fresh = _named_tensors(type(self)(self.config))
+        for name in missing:
+            module, _, rest = name.partition(".")
+            twin = f"{self._filled_from[module]}.{rest}" if module in self._filled_from else name
+            source = fresh[name] if twin == name or twin in missing else tensors[twin]
+            tensors[name].copy_(source)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training mode; frozen submodules lose their gradients here, also after loading."""
+        super().train(mode)
+        for name in self._frozen:
+            getattr(self, name).requires_grad_(False)
+        return self
+
+
+def _named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
+    return dict(chain(module.named_parameters(), module.named_buffers()))
+
+
+class SSLModel(SSLPreTrainedModel):
+    """Backbone and pooled features: what users download."""
+
+    # Heads of a pretraining checkpoint are no part of this model, and their absence is no news.
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(?!timm_model\.)"]
+
+    def __init__(self, config: SSLConfig) -> None:
+        super().__init__(config)
+        self.timm_model = self._create_backbone()
+        self.post_init()
+
+    def forward(
+        self, pixel_values: torch.Tensor, return_dict: bool | None = None, **kwargs: Any
+    ) -> BaseModelOutputWithPooling | tuple[torch.Tensor, ...]:
+        """Compute features.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised images.
+            return_dict (`bool`, *optional*): `False` for a plain tuple.
+            kwargs: Ignored; pipelines pass the options of other model types.
+
+        Returns:
+            `last_hidden_state` as the timm family shapes it and `pooler_output` of shape `(batch, num_features)`.
+        """
+        features, embeddings = pooled_features(self.timm_model, pixel_values)
+        output = BaseModelOutputWithPooling(last_hidden_state=features, pooler_output=embeddings)
+        return output.to_tuple() if return_dict is False else output
+
+
+class SSLForImageClassification(SSLPreTrainedModel):
+    """Backbone and a linear classifier, for a linear probe or for fine-tuning.
+
+    For a linear probe call `freeze_backbone()`: it then stays in evaluation mode and gets no gradient.
+    """
+
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(?!timm_model\.|classifier\.)"]
+
+    def __init__(self, config: SSLConfig) -> None:
+        super().__init__(config)
+        self.timm_model = self._create_backbone()
+        self.classifier = nn.Linear(int(self.timm_model.num_features), config.num_labels)  # type: ignore[arg-type]
+        self._probe = False
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load, and refuse to hand out a random classifier that nobody asked for.
+
+        Raises:
+            ValueError: if the checkpoint has no classifier and neither `num_labels` nor class names were given.
+        """
+        want_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        untouched = model.config.num_labels == 2 and model.config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
+        if untouched and any(name.startswith("classifier.") for name in info["missing_keys"]):
+            raise ValueError(
+                f"'{pretrained_model_name_or_path}' holds a backbone without a classifier; pass `num_labels=` "
+                f"(or `id2label=`) to train one on it, or load a repository that was fine-tuned"
+            )
+        return (model, info) if want_info else model
+
+    def freeze_backbone(self) -> None:
+        """Train the classifier alone from here on."""
+        self._probe = True
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch mode; a frozen backbone stays in evaluation mode, its batch-norm statistics untouched."""
+        super().train(mode)
+        if self._probe:
+            self.timm_model.requires_grad_(False)
+            self.timm_model.eval()
+        return self
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+        **kwargs: Any,
+    ) -> ImageClassifierOutput | tuple[torch.Tensor, ...]:
+        """Classify.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised images.
+            labels (`torch.Tensor` of shape `(batch,)`, *optional*): Class ids; the cross-entropy is then returned.
+            return_dict (`bool`, *optional*): `False` for a plain tuple.
+            kwargs: Ignored; pipelines pass the options of other model types.
+
+        Returns:
+            `loss` (or `None`) and `logits` of shape `(batch, num_labels)`.
+        """
+        _, embeddings = pooled_features(self.timm_model, pixel_values)
+        logits = self.classifier(embeddings)
+        loss = None if labels is None else F.cross_entropy(logits.float(), labels)
+        output = ImageClassifierOutput(loss=loss, logits=logits)
+        return output.to_tuple() if return_dict is False else output
+
+
+class SSLForPreTraining(SSLPreTrainedModel):
+    """What the training loop asks of every method.
+
+    A subclass implements `forward`, which reads state and returns an output with a `loss`, and `update_state`, which
+    changes it. The loop logs every scalar field of the output under its name. `timm_model` is the branch that the paper
+    evaluates, so a pretraining checkpoint loads into the method's feature extractor as it is.
+    """
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """Load the full model; a published repository keeps it in a folder of its own, which is found by itself."""
+        config = kwargs.get("config")
+        if "subfolder" not in kwargs:
+            if not isinstance(config, PreTrainedConfig):
+                # The class is known here, so no auto class and no remote code is needed to read the configuration.
+                config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **_hub_options(kwargs))
+            subfolder = getattr(config, "pretraining_subfolder", None)
+            if subfolder:
+                kwargs["subfolder"] = subfolder
+                kwargs["config"] = cls.config_class.from_pretrained(
+                    pretrained_model_name_or_path, subfolder=subfolder, **_hub_options(kwargs)
+                )
+        model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        return model
+
+    def forward(
+        self,
+        views: list[torch.Tensor],
+        *,
+        sample_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        progress: float = 0.0,
+        epoch: float = 0.0,
+        diagnostics: bool = True,
+    ) -> ModelOutput:
+        """Compute the loss of one micro-batch.
+
+        Args:
+            views (list of `torch.Tensor` of shape `(batch, 3, height, width)`): Global views first.
+            sample_ids (`torch.Tensor` of shape `(batch,)`, *optional*): Stable global row numbers.
+            labels (`torch.Tensor` of shape `(batch,)`, *optional*): Class ids, -1 where there is none.
+            progress (`float`): Share of the training that is done, in [0, 1].
+            epoch (`float`): Passes over the data that are done.
+            diagnostics (`bool`): Whether to fill the output's diagnostic fields.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement `forward`")
+
+    def before_optimizer_step(self, *, epoch: float) -> None:
+        """Change gradients before the optimiser uses them. Nothing by default."""
+
+    def update_state(self, outputs: list[Any], *, progress: float, epoch: float) -> None:
+        """Change what isn't trained by gradients. Called once after each step of the optimiser.
+
+        Args:
+            outputs (list): What `forward` returned, one entry for each micro-batch of the step.
+            progress (`float`): Share of the training that is done, this step included.
+            epoch (`float`): Passes over the data that are done, this step included.
+        """
+
+    def health(self, metrics: dict[str, float]) -> list[str]:
+        """Say in words what the logged metrics show to be wrong, and what usually helps. Empty when all is well."""
+        return []
+
+
+def _hub_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = ("cache_dir", "force_download", "local_files_only", "token", "revision")
+    return {name: kwargs[name] for name in names if name in kwargs}

@@ -1,0 +1,1 @@
+"""Building blocks with parameters or state: backbones, heads, prototypes and exponential moving averages."""

@@ -1,0 +1,68 @@
+"""Any timm architecture by name, as a feature extractor without a classifier."""
+
+import difflib
+from typing import Any
+
+import timm
+import torch
+from timm.models.resnet import ResNet
+from torch import nn
+
+
+def create_backbone(
+    architecture: str,
+    *,
+    model_args: dict[str, Any] | None = None,
+    small_image_stem: bool = False,
+) -> nn.Module:
+    """Build a timm backbone with timm's own initialisation and no classifier.
+
+    Args:
+        architecture (`str`): A name known to `timm.list_models()`, without a pretrained tag.
+        model_args (`dict`, *optional*): Keyword arguments for the timm model, such as `{"img_size": 64}`.
+        small_image_stem (`bool`): Replace the 7x7 stride-2 convolution and the max-pool of a ResNet by one 3x3
+            convolution, the usual stem for 32-pixel images. timm has no switch for it, so weights with this stem load
+            through `ssl_zoo` only.
+
+    Returns:
+        `torch.nn.Module`: a timm model with `forward_features`, `forward_head` and `num_features`.
+
+    Raises:
+        ValueError: for a name timm doesn't know, or a small-image stem on anything but a plain-stem ResNet.
+    """
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; `timm.list_models()` lists them all"
+        raise ValueError(f"`architecture` must be a timm model name, got '{architecture}'{hint}")
+    backbone: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0, **(model_args or {}))
+    if small_image_stem:
+        _use_small_image_stem(backbone, architecture)
+    return backbone
+
+
+def _use_small_image_stem(backbone: nn.Module, architecture: str) -> None:
+    if not isinstance(backbone, ResNet) or not isinstance(backbone.conv1, nn.Conv2d):
+        raise ValueError(
+            f"`small_image_stem` needs a ResNet with a single-convolution stem (resnet18, resnet50, ...), "
+            f"got '{architecture}'; most other families take a smaller `patch_size` through `model_args`"
+        )
+    old = backbone.conv1
+    backbone.conv1 = nn.Conv2d(old.in_channels, old.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
+    if not backbone.conv1.weight.is_meta:
+        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm's ResNet does
+    backbone.maxpool = nn.Identity()
+
+
+def pooled_features(backbone: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run a timm backbone.
+
+    Args:
+        backbone (`torch.nn.Module`): A timm model.
+        images (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised images.
+
+    Returns:
+        The unpooled features, `(batch, channels, h, w)` or `(batch, tokens, channels)` as the family has them, and the
+        pooled embeddings `(batch, num_features)`.
+    """
+    features = backbone.forward_features(images)  # type: ignore[operator]  # timm's protocol, not nn.Module's
+    return features, backbone.forward_head(features, pre_logits=True)  # type: ignore[operator]

@@ -1,0 +1,30 @@
+"""Exponential moving averages of networks."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+
+@torch.no_grad()
+def update_ema_(average: nn.Module, online: nn.Module, momentum: float) -> None:
+    """Move `average` towards `online` in place: `average <- momentum * average + (1 - momentum) * online`.
+
+    Parameters only. Buffers (running statistics of batch norm) stay the averaged network's own: it runs in training
+    mode and keeps them itself.
+
+    Args:
+        average (`torch.nn.Module`): The teacher or target network.
+        online (`torch.nn.Module`): The network that is trained, of the same architecture.
+        momentum (`float`): Share of the past kept, in [0, 1].
+
+    Raises:
+        ValueError: if `momentum` is outside [0, 1].
+    """
+    if not 0.0 <= momentum <= 1.0:
+        raise ValueError(f"`momentum` must be in [0, 1], got {momentum}")
+    torch._foreach_lerp_(_tensors(average.parameters()), _tensors(online.parameters()), 1.0 - momentum)
+
+
+def _tensors(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:
+    return [parameter.detach() for parameter in parameters]

@@ -1,0 +1,32 @@
+"""Projection heads."""
+
+from collections.abc import Sequence
+
+from torch import nn
+
+
+class Projector(nn.Sequential):
+    """Linear-BN-ReLU for every hidden width, then a plain linear layer.
+
+    Args:
+        in_features (`int`): Width of the embeddings that come in.
+        hidden_features (sequence of `int`): Widths of the hidden layers; empty for a linear projector.
+        out_features (`int`): Width of the projections.
+        hidden_bias (`bool`): Bias in the hidden layers, redundant before batch norm.
+        out_bias (`bool`): Bias in the last layer.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        hidden_features: Sequence[int],
+        out_features: int,
+        *,
+        hidden_bias: bool = False,
+        out_bias: bool = True,
+    ) -> None:
+        layers: list[nn.Module] = []
+        for width in hidden_features:
+            layers += [nn.Linear(in_features, width, bias=hidden_bias), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+            in_features = width
+        super().__init__(*layers, nn.Linear(in_features, out_features, bias=out_bias))

@@ -1,0 +1,113 @@
+"""The training loop. It knows no method by name."""
+
+import math
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssl_zoo.data.stream import Batch
+from ssl_zoo.training.checkpoint import list_checkpoints
+from ssl_zoo.training.optim import learning_rate, set_learning_rate
+from ssl_zoo.training.probe import knn_accuracy
+from ssl_zoo.training.recipe import Recipe
+from ssl_zoo.training.session import Session, open_session
+from ssl_zoo.training.stop import StopSignals
+from ssl_zoo.training.watchdog import Watchdog, effective_rank
+
+
+class NonFiniteLossError(FloatingPointError):
+    """The loss or a weight became infinite or NaN."""
+
+
+class StoppedError(Exception):
+    """A signal ended the run early; a checkpoint was written."""
+
+
+def train(recipe: Recipe) -> Path:
+    """Train what a recipe says, or go on with it where it stopped.
+
+    Args:
+        recipe (`Recipe`): From `load_recipe`.
+
+    Returns:
+        `Path`: the run's folder, with the trained model in `model/`.
+
+    Raises:
+        RecipeError: if recipe, processes and the run's folder don't fit together.
+        DataError: if the data can't be read.
+        NonFiniteLossError: if training diverged; names the step and the last good checkpoint.
+        StoppedError: after SIGTERM or SIGINT, once the checkpoint is on disk.
+    """
+    session = open_session(recipe)
+    config, plan, accelerator = recipe.train, session.plan, session.accelerator
+    core, model = session.core, session.model
+    watchdog = Watchdog(core)
+    batches: Iterator[Batch] = iter(session.loader)
+    model.train()
+    with StopSignals() as signals, session.log as log:
+        while session.step < plan.stop_step:
+            epoch, progress = session.step / plan.steps_per_epoch, session.step / plan.total_steps
+            rate = learning_rate(recipe.optim, plan, session.step)
+            set_learning_rate(session.optimizer, rate)
+            step = session.step + 1
+            logged = step == 1 or step % config.log_every_steps == 0 or step == plan.stop_step
+            outputs = []
+            micro_batches = list(islice(batches, accelerator.gradient_accumulation_steps))
+            for batch in micro_batches:
+                with accelerator.accumulate(model):
+                    output = model(**session.to_device(batch), progress=progress, epoch=epoch, diagnostics=logged)
+                    accelerator.backward(output.loss)
+                    if accelerator.sync_gradients:
+                        if recipe.optim.clip_grad_norm is not None:
+                            accelerator.clip_grad_norm_(model.parameters(), recipe.optim.clip_grad_norm)
+                        core.before_optimizer_step(epoch=epoch)
+                    session.optimizer.step()
+                    session.optimizer.zero_grad()
+                outputs.append(output)
+            if not accelerator.optimizer_step_was_skipped:
+                core.update_state(outputs, progress=step / plan.total_steps, epoch=step / plan.steps_per_epoch)
+            session.consume(micro_batches)
+            session.step = step
+
+            # One small all-reduce a step: every process learns the mean loss and takes the same decisions.
+            local = torch.stack([output.loss.detach().float() for output in outputs])
+            log.trace(step, micro_batches, local)
+            asked = torch.tensor(float(signals.received is not None), device=local.device)
+            loss, stopping = accelerator.reduce(torch.stack([local.mean(), asked]), "mean").tolist()
+            if not math.isfinite(loss):
+                raise NonFiniteLossError(_diverged(session, f"the loss became {loss} at step {step}"))
+            if logged:
+                metrics = {"loss": loss, "learning_rate": rate, "epoch": step / plan.steps_per_epoch}
+                metrics |= _scalars(session, outputs[-1])
+                metrics["effective_rank"] = effective_rank(outputs[-1].embeddings)
+                log.metrics(step, metrics)
+                for symptom in watchdog.look(metrics):
+                    log.say(f"step {step}: {symptom}", warning=True)
+            if config.knn_every_epochs and session.crosses_epoch(config.knn_every_epochs):
+                log.metrics(step, {"knn_top1": knn_accuracy(session)})
+                model.train()
+            log.advance()
+            if stopping or step % config.checkpoint_every_steps == 0 or step == plan.stop_step:
+                if not all(bool(parameter.isfinite().all()) for parameter in core.parameters()):
+                    raise NonFiniteLossError(_diverged(session, f"a weight became infinite or NaN at step {step}"))
+                checkpoint = session.save_checkpoint()
+                if stopping and step < plan.stop_step:
+                    raise StoppedError(f"stopped at step {step} of {plan.stop_step}; '{checkpoint}' is complete")
+    session.save_model()
+    return session.run
+
+
+def _scalars(session: Session, output: Any) -> dict[str, float]:
+    """Average the output's scalar diagnostics over processes."""
+    scalars = {name: value.float() for name, value in output.items() if value.ndim == 0 and name != "loss"}
+    values = session.accelerator.reduce(torch.stack([value.detach() for value in scalars.values()]), "mean").tolist()
+    return dict(zip(scalars, values, strict=True))
+
+
+def _diverged(session: Session, what: str) -> str:
+    good = list_checkpoints(session.run / "checkpoints")
+    last = f"the last good checkpoint is '{good[-1]}'" if good else "no checkpoint had been written"
+    return f"{what}; {last}. Lower `optim.learning_rate`, lengthen the warm-up, or set `optim.clip_grad_norm`"

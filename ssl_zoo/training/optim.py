@@ -1,0 +1,59 @@
+"""Optimisers and the learning-rate schedule of a recipe."""
+
+import torch
+from timm.optim.lars import Lars
+from torch import nn
+
+from ssl_zoo.functional.schedules import warmup_cosine
+from ssl_zoo.training.config import OptimConfig
+from ssl_zoo.training.plan import Plan
+
+
+def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """Build the optimiser over the parameters that are trained.
+
+    Tensors with one dimension (biases, norm weights) get no weight decay and no LARS trust ratio, as in MIRA and BYOL.
+
+    Args:
+        model (`torch.nn.Module`): Frozen parameters are left out.
+        config (`OptimConfig`): The recipe's section.
+    """
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    lars = config.name == "lars"
+    groups = [
+        {
+            "params": [parameter for parameter in trained if parameter.ndim > 1],
+            "weight_decay": config.weight_decay,
+            **({"always_adapt": True} if lars else {}),
+        },
+        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if lars:
+        return Lars(
+            groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov, trust_coeff=config.trust_coefficient
+        )
+    return torch.optim.SGD(groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov)
+
+
+def learning_rate(config: OptimConfig, plan: Plan, step: int) -> float:
+    """Learning rate of one step: linear warm-up, then half a cosine.
+
+    Args:
+        config (`OptimConfig`): The recipe's section.
+        plan (`Plan`): The run's steps and its peak learning rate.
+        step (`int`): Steps done before this one.
+    """
+    peak = plan.peak_learning_rate
+    return peak * warmup_cosine(
+        step,
+        total_steps=plan.total_steps,
+        warmup_steps=plan.warmup_steps,
+        start_factor=config.warmup_learning_rate / peak,
+        end_factor=config.final_learning_rate / peak,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Give every parameter group this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = value

@@ -1,0 +1,274 @@
+"""Sets up a run: folder, processes, data, model, optimiser, and the place where it goes on."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ssl_zoo.data.source import open_source
+from ssl_zoo.data.stream import Batch, CorruptCounter, ReadPosition, make_loader
+from ssl_zoo.data.views import MultiView
+from ssl_zoo.models.modeling_base import SSLForPreTraining
+from ssl_zoo.models.registry import pretraining_class_of
+from ssl_zoo.training.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
+from ssl_zoo.training.config import RecipeError
+from ssl_zoo.training.log import RunLog
+from ssl_zoo.training.optim import create_optimizer
+from ssl_zoo.training.plan import Plan, derive_plan
+from ssl_zoo.training.processes import create_accelerator
+from ssl_zoo.training.recipe import Recipe, load_recipe
+
+
+# What may change between a run and its continuation: none of it changes the result.
+_FREE_TO_CHANGE = frozenset(
+    f"train.{name}"
+    for name in (
+        "output_dir",
+        "resume",
+        "checkpoint_every_steps",
+        "keep_checkpoints",
+        "log_every_steps",
+        "trackers",
+        "trace",
+        "num_processes",
+        "max_steps",
+    )
+)
+
+
+@dataclass
+class Session:
+    """A run in progress. `core` is the bare model, `model` what Accelerate made of it.
+
+    Args:
+        step: Optimiser steps done.
+        position: Where this process stands in the data.
+    """
+
+    recipe: Recipe
+    run: Path
+    plan: Plan
+    accelerator: Accelerator
+    core: SSLForPreTraining
+    model: nn.Module
+    optimizer: Any
+    loader: DataLoader[Batch]
+    position: ReadPosition
+    corrupt: CorruptCounter
+    log: RunLog
+    memory_format: torch.memory_format
+    step: int
+
+    def to_device(self, batch: Batch) -> dict[str, Any]:
+        """Move a batch to this process's device, as keyword arguments of `SSLForPreTraining.forward`."""
+        device = self.accelerator.device
+        return {
+            "views": [view.to(device, memory_format=self.memory_format, non_blocking=True) for view in batch.views],
+            "sample_ids": batch.sample_ids.to(device, non_blocking=True),
+            "labels": batch.labels.to(device, non_blocking=True),
+        }
+
+    def consume(self, batches: list[Batch]) -> None:
+        """Note that these batches were trained on: a continued run starts after them.
+
+        Raises:
+            DataError: if too many rows are corrupt.
+        """
+        for batch in batches:
+            self.position.advance(batch)
+            self.corrupt.update(batch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """State of this process that isn't in the model or the optimiser, as plain data."""
+        counted = {"num_rows": self.corrupt.num_rows, "num_corrupt": self.corrupt.num_corrupt}
+        return {"data": self.position.state_dict(), "counted": counted}
+
+    def crosses_epoch(self, every: float) -> bool:
+        """Whether the step just done ended another `every` epochs."""
+        done, before = (int(step / (every * self.plan.steps_per_epoch)) for step in (self.step, self.step - 1))
+        return done > before
+
+    def share_buffers(self) -> None:
+        """Give every process the main one's buffers, such as running statistics; they drift apart between calls.
+
+        Only evaluation reads them, and only the main process's are ever saved.
+        """
+        if self.accelerator.num_processes > 1:
+            for buffer in self.core.buffers():
+                dist.broadcast(buffer, src=0)
+
+    def save_checkpoint(self) -> Path:
+        """Write a checkpoint of the current step on all processes; loads as a pretrained model, too."""
+        folder = self.run / "checkpoints"
+        done = list_checkpoints(folder)
+        if done and done[-1].name == f"step-{self.step:08d}":
+            return done[-1]
+        return save_checkpoint(
+            self.accelerator,
+            folder,
+            self.step,
+            self.state_dict(),
+            extra={"config.json": self.core.config.to_json_string()},
+            keep=self.recipe.train.keep_checkpoints,
+        )
+
+    def save_model(self) -> None:
+        """Write the trained model to `model/`, whole or not at all."""
+        if self.accelerator.is_main_process:
+            target, partial = self.run / "model", self.run / ".partial-model"
+            shutil.rmtree(partial, ignore_errors=True)
+            self.core.save_pretrained(partial)
+            shutil.rmtree(target, ignore_errors=True)
+            os.replace(partial, target)
+        self.accelerator.wait_for_everyone()
+
+
+def open_session(recipe: Recipe) -> Session:
+    """Set a run up, and load its last checkpoint when it has one.
+
+    Raises:
+        RecipeError: if recipe, processes and the run's folder don't fit together.
+        DataError: if the data can't be read.
+        CheckpointError: if the checkpoint can't be continued by this launch.
+    """
+    train = recipe.train
+    run = Path(train.output_dir or f"runs/{recipe.method}")
+    accelerator = create_accelerator(
+        log_with=train.trackers or None,
+        project_dir=str(run),
+        # Each process keeps its own buffers; see `Session.share_buffers`.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+    )
+    with accelerator.main_process_first():  # the first process renders, downloads and counts, the others find it done
+        source = open_source(recipe.data)
+        plan = derive_plan(recipe, num_rows=source.num_rows, num_processes=accelerator.num_processes)
+        _prepare_folder(recipe, run, create=accelerator.is_main_process)
+    accelerator.gradient_accumulation_steps = plan.accumulation_steps
+
+    core = build_model(recipe)
+    on_gpu = accelerator.device.type == "cuda"
+    channels_last = on_gpu if train.channels_last is None else train.channels_last
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    nn.Module.to(core, memory_format=memory_format)
+    if on_gpu and accelerator.num_processes > 1:
+        core = nn.SyncBatchNorm.convert_sync_batchnorm(core)
+    if train.compile:
+        core.compile()
+    model, optimizer = accelerator.prepare(core, create_optimizer(core, recipe.optim))
+    set_seed(train.seed, device_specific=True)
+
+    step, position = 0, ReadPosition.start(recipe.data.num_workers)
+    corrupt = CorruptCounter(source, max_share=recipe.data.max_corrupt_share)
+    checkpoint = find_checkpoint(run / "checkpoints", train.resume)
+    if checkpoint is not None:
+        state = load_checkpoint(accelerator, checkpoint)
+        step, own = state.step, state.processes[accelerator.process_index]
+        position.load_state_dict(own["data"])
+        corrupt.num_rows, corrupt.num_corrupt = own["counted"]["num_rows"], own["counted"]["num_corrupt"]
+    loader = make_loader(
+        source,
+        MultiView(recipe.views),
+        batch_size=plan.micro_batch_size,
+        seed=train.seed,
+        shuffle_buffer=recipe.data.shuffle_buffer,
+        rank=accelerator.process_index,
+        world_size=accelerator.num_processes,
+        num_workers=recipe.data.num_workers,
+        positions=position.positions,
+        first_slot=position.first_slot,
+    )
+    log = RunLog(
+        accelerator,
+        run,
+        step=step,
+        last_step=plan.stop_step,
+        images_per_step=train.global_batch_size,
+        settings=_scalar_settings(recipe.to_dict()) if train.trackers else None,
+        trace=train.trace,
+    )
+    log.say(
+        f"{recipe.method} on {source.num_rows} images, {plan.total_steps} steps of {train.global_batch_size} "
+        f"({plan.num_processes} process(es) x {plan.micro_batch_size} x {plan.accumulation_steps}) on "
+        f"{accelerator.device.type}, {f'from {checkpoint.name}' if checkpoint else 'from the start'}, in {run}"
+    )
+    return Session(
+        recipe=recipe,
+        run=run,
+        plan=plan,
+        accelerator=accelerator,
+        core=core,
+        model=model,
+        optimizer=optimizer,
+        loader=loader,
+        position=position,
+        corrupt=corrupt,
+        log=log,
+        memory_format=memory_format,
+        step=step,
+    )
+
+
+def build_model(recipe: Recipe) -> SSLForPreTraining:
+    """Build the method's pretraining model from the recipe's seed, on the CPU, exactly as timm initialises it.
+
+    Raises:
+        ValueError: for an unknown architecture or a value out of range.
+    """
+    torch.manual_seed(recipe.train.seed)
+    model: SSLForPreTraining = pretraining_class_of(recipe.method)(recipe.model_config())
+    views = recipe.views
+    model.config.pretrained_cfg = {
+        **(model.config.pretrained_cfg or {}),
+        "input_size": [3, views.global_size, views.global_size],
+        "mean": list(views.mean),
+        "std": list(views.std),
+        "interpolation": views.interpolation,
+        "crop_pct": recipe.evaluation.crop_pct,
+        "num_classes": 0,
+    }
+    return model
+
+
+def _prepare_folder(recipe: Recipe, run: Path, *, create: bool) -> None:
+    """Create the run's folder, or check that it holds the same run."""
+    path = run / "recipe.yaml"
+    if not path.exists():
+        if create:
+            run.mkdir(parents=True, exist_ok=True)
+            recipe.save(path)
+        return
+    stored, current = _flat(load_recipe(path).to_dict()), _flat(recipe.to_dict())
+    differing = [
+        f"{name} ({stored.get(name)!r} there, {current.get(name)!r} now)"
+        for name in sorted(stored.keys() | current.keys())
+        if stored.get(name) != current.get(name)
+        and name not in _FREE_TO_CHANGE
+        and name.partition(".")[0] not in ("evaluation", "results")
+    ]
+    if differing:
+        raise RecipeError(
+            f"'{run}' holds a run with another recipe: {'; '.join(differing)}. "
+            f"Choose another `train.output_dir`, or delete the folder to start anew"
+        )
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _scalar_settings(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in _flat(recipe).items() if isinstance(value, int | float | str)}
+
+
+__all__ = ["Session", "build_model", "open_session"]

@@ -1,0 +1,58 @@
+"""Says in words when a run goes wrong."""
+
+import math
+
+import torch
+
+from ssl_zoo.models.modeling_base import SSLForPreTraining
+
+
+class Watchdog:
+    """Turns logged metrics into warnings.
+
+    A symptom is reported once it has been there for `patience` looks in a row, then ever more rarely.
+
+    Args:
+        model (`SSLForPreTraining`): Knows how its method fails.
+        patience (`int`): Looks in a row.
+    """
+
+    def __init__(self, model: SSLForPreTraining, patience: int = 3) -> None:
+        self._model = model
+        self._patience = patience
+        self._looks_sick = 0
+
+    def look(self, metrics: dict[str, float]) -> list[str]:
+        """Judge one set of metrics.
+
+        Args:
+            metrics (`dict`): What was logged, with `effective_rank` beside the scalars of the model's output.
+
+        Returns:
+            Warnings to show now; mostly none.
+        """
+        symptoms = self._model.health(metrics)
+        if metrics.get("effective_rank", math.inf) < 2.0:
+            symptoms.append(
+                f"the features have collapsed (effective rank {metrics['effective_rank']:.1f}): all images look alike "
+                f"to the backbone; lower the learning rate, lengthen the warm-up or raise the momentum"
+            )
+        self._looks_sick = self._looks_sick + 1 if symptoms else 0
+        due = self._looks_sick >= self._patience and math.log2(self._looks_sick / self._patience).is_integer()
+        return symptoms if due else []
+
+
+@torch.no_grad()
+def effective_rank(embeddings: torch.Tensor) -> float:
+    """Exponential of the entropy of the normalised singular values (Roy and Vetterli 2007; RankMe).
+
+    Args:
+        embeddings (`torch.Tensor` of shape `(batch, num_features)`): Their mean is removed first.
+
+    Returns:
+        `float`: between 1 (a line) and min(batch, num_features); 0 when all rows are equal.
+    """
+    centred = embeddings.float() - embeddings.float().mean(dim=0)
+    singular = torch.linalg.svdvals(centred)
+    shares = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny)
+    return float(torch.special.entr(shares).sum().exp()) if singular.sum() > 0 else 0.0

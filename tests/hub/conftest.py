@@ -1,0 +1,93 @@
+"""A local Hub, and processes that talk to it as users' processes talk to the real one."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from tests.hub.server import WRITE_TOKEN, HubServer, serve
+
+
+ROOT = Path(__file__).parents[2]
+
+# An environment without ssl_zoo, whatever is installed and wherever the process is started: a finder that refuses it.
+WITHOUT_SSL_ZOO = """
+import sys
+class _Refuse:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "ssl_zoo":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, _Refuse())
+"""
+
+
+@dataclass
+class LocalHub:
+    """A server, and the environment that makes clients in other processes use it."""
+
+    server: HubServer
+    home: Path
+    environment: dict[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+        self.environment = {
+            **kept,
+            "HOME": str(self.home),
+            "HF_HOME": str(self.home / "hf"),
+            "HF_ENDPOINT": self.server.endpoint,
+            "HF_TOKEN": WRITE_TOKEN,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+            "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+
+    @property
+    def endpoint(self) -> str:
+        return self.server.endpoint
+
+    def run(
+        self, *arguments: str, without_ssl_zoo: bool = False, check: bool = True, **environment: str | None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run Python in a process of its own, away from the sources; `None` removes an environment variable.
+
+        One argument is code for `python -c`; several are a script (relative to the repository) and its arguments.
+        """
+        env = {name: value for name, value in {**self.environment, **environment}.items() if value is not None}
+        if not without_ssl_zoo:
+            env["PYTHONPATH"] = str(ROOT)
+        if len(arguments) == 1:
+            code = textwrap.dedent(arguments[0])
+            command = [sys.executable, "-c", WITHOUT_SSL_ZOO + code if without_ssl_zoo else code]
+        else:
+            command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
+        done = subprocess.run(
+            command, env=env, cwd=self.home, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL
+        )
+        if check and done.returncode != 0:
+            raise AssertionError(f"process ended with {done.returncode}\n{done.stdout}\n{done.stderr[-6000:]}")
+        return done
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[LocalHub]:
+    """A fresh, empty Hub."""
+    home = tmp_path / "home"
+    home.mkdir()
+    with serve() as server:
+        yield LocalHub(server, home)
+
+
+@pytest.fixture(scope="module")
+def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
+    """A Hub for the tests of one file that only read what one of them published."""
+    with serve() as server:
+        yield LocalHub(server, tmp_path_factory.mktemp("home"))

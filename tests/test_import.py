@@ -1,0 +1,46 @@
+"""Importing the package is cheap: the frameworks come with the first model that is touched."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+
+HEAVY = ("torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "numpy", "PIL", "pyarrow")
+
+
+def loaded_after(statements: str) -> set[str]:
+    code = f"import sys\n{statements}\nimport json\nprint(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return set(json.loads(result.stdout))
+
+
+def test_import_ssl_zoo_loads_no_framework() -> None:
+    assert loaded_after("import ssl_zoo").isdisjoint(HEAVY)
+
+
+def test_listing_the_public_names_loads_no_framework() -> None:
+    assert loaded_after("import ssl_zoo\ndir(ssl_zoo)").isdisjoint(HEAVY)
+
+
+def test_import_ssl_zoo_loads_little_of_its_own() -> None:
+    ours = {name for name in loaded_after("import ssl_zoo") if name.startswith("ssl_zoo")}
+    assert not {name for name in ours if name.startswith(("ssl_zoo.data", "ssl_zoo.training", "ssl_zoo.nn"))}
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        "import ssl_zoo; ssl_zoo.MiraConfig",
+        "import ssl_zoo; ssl_zoo.MiraForPreTraining",
+        "import ssl_zoo; from transformers import AutoModel; AutoModel",
+        "from transformers import AutoConfig, AutoModel; import ssl_zoo; AutoConfig.for_model('mira')",
+        "import ssl_zoo; from transformers import AutoConfig; AutoConfig.for_model('mira')",
+        "from ssl_zoo.models.mira import MiraModel",
+        "from ssl_zoo.models.mira.modeling_mira import MiraModel",
+        "from ssl_zoo.training.recipe import load_recipe; import ssl_zoo; ssl_zoo.MiraModel",
+    ],
+)
+def test_every_order_of_imports_works(statements: str) -> None:
+    loaded_after(statements)

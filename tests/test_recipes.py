@@ -1,0 +1,108 @@
+"""Every recipe file parses and builds its model; every Accelerate configuration starts what it says."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from ssl_zoo.data.views import MultiView
+from ssl_zoo.models.registry import method_names, pretraining_class_of
+from ssl_zoo.training.recipe import load_recipe
+
+
+ROOT = Path(__file__).resolve().parents[1]
+RECIPES = sorted(path for method in method_names() for path in (ROOT / "recipes" / method).glob("*.yaml"))
+LAUNCH = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT / "recipes"))
+
+
+def test_every_yaml_file_is_a_recipe_or_a_launch_configuration() -> None:
+    assert sorted((ROOT / "recipes").rglob("*.y*ml")) == sorted([*RECIPES, *LAUNCH])
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_recipe_parses_and_builds_its_model(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.method == path.parent.name
+    with torch.device("meta"):
+        model = pretraining_class_of(recipe.method)(recipe.model_config())
+    assert sum(parameter.numel() for parameter in model.parameters()) > 0
+    MultiView(recipe.views)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_recipe_says_how_to_run_it_and_what_to_expect(path: Path) -> None:
+    header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    assert any(line.startswith("# Run: ") and "accelerate launch" in line for line in header)
+    assert any(line.startswith("# Expect: ") for line in header)
+    assert "https://huggingface.co/papers/" in header[0]
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.name.startswith("imagenet1k")], ids=name)
+def test_a_recipe_of_a_paper_leaves_no_value_to_a_default(path: Path) -> None:
+    written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for section, content in load_recipe(path).to_dict().items():
+        if isinstance(content, dict):
+            assert set(content) == set(written[section]), f"{section}: write out what is missing"
+
+
+@pytest.mark.parametrize("path", LAUNCH, ids=name)
+def test_a_launch_configuration_is_understood_by_accelerate(path: Path) -> None:
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    assert load_config_from_file(str(path)).num_processes >= 1
+    assert f"--config_file {path.relative_to(ROOT)}" in path.read_text(encoding="utf-8")
+
+
+WORKER = """
+import json, sys, torch
+from ssl_zoo.training.processes import create_accelerator
+accelerator = create_accelerator()
+total = accelerator.reduce(torch.ones(1), "sum").item()
+if accelerator.is_main_process:
+    print(json.dumps({"num_processes": accelerator.num_processes, "total": total, "device": accelerator.device.type}))
+accelerator.end_training()
+"""
+
+
+def launch(config: str, script: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(ROOT / "recipes" / "accelerate" / config), str(script)]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=False, timeout=200
+    )
+
+
+@pytest.mark.parametrize(("config", "expected"), [("cpu.yaml", 1), ("cpu_2_processes.yaml", 2)])
+def test_a_launch_configuration_starts_as_many_processes_as_it_says(
+    tmp_path: Path, config: str, expected: int
+) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER, encoding="utf-8")
+    result = launch(config, script, ACCELERATE_USE_CPU="true")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout.splitlines()[-1]) == {
+        "num_processes": expected,
+        "total": float(expected),
+        "device": "cpu",
+    }
+
+
+def test_processes_that_are_not_joined_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ssl_zoo.training.config import RecipeError
+    from ssl_zoo.training.processes import create_accelerator
+
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    create_accelerator()
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("ssl_zoo.training.processes.Accelerator", lambda **options: type("One", (), {"num_processes": 1}))
+    with pytest.raises(RecipeError, match="2 processes were started, but each sees 1"):
+        create_accelerator()

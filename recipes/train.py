@@ -6,6 +6,7 @@ Without a recipe: recipes/mira/embedded.yaml, which trains MIRA on images that t
 """
 
 import argparse
+import logging
 import os
 import re
 import sys
@@ -47,9 +48,16 @@ def main() -> None:
             if os.environ.get("RANK", "0") == "0":
                 print(f"{recipe.to_yaml()}\n{plan.describe()}")
             return
-        from ssl_zoo.training.loop import train
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+        for noisy in ("httpx", "datasets", "fsspec"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
+        from ssl_zoo.training.checkpoint import CheckpointError
+        from ssl_zoo.training.loop import NonFiniteLossError, StoppedError, train
 
-        train(recipe)
+        try:
+            print(f"finished: {train(recipe)}")
+        except (CheckpointError, NonFiniteLossError, StoppedError) as error:
+            sys.exit(f"{type(error).__name__}: {error}")
     except (RecipeError, DataError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
 

@@ -1,4 +1,4 @@
-"""What a stream hands over, and the two things the consuming process keeps of it: how far it read, what was corrupt."""
+"""What a stream hands over, and what its consumer keeps of it: how far it has read, and what was corrupt."""
 
 import logging
 from collections.abc import Callable

@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 
+_SHARDS, _ROWS = 1, 2  # keep the two kinds of permutation apart: numpy reads [seed, 0] and [seed] as the same seed
+
+
 @dataclass(frozen=True)
 class Segment:
     """Rows `start` to `stop` (exclusive) of one shard."""
@@ -69,12 +72,12 @@ class StreamOrder:
         segments = self._segments(epoch, self._first + start, self._first + stop)
         if not self._shuffle:
             return segments, np.arange(stop - start)
-        return segments, np.random.default_rng([self._seed, epoch, self._stream, block]).permutation(stop - start)
+        return segments, np.random.default_rng([_ROWS, self._seed, epoch, self._stream, block]).permutation(stop - start)
 
     def _segments(self, epoch: int, start: int, stop: int) -> list[Segment]:
         """Rows `start` to `stop` of the epoch's sequence of shards, as pieces of those shards."""
         if self._shuffle and epoch != self._epoch:
-            self._shards = np.random.default_rng([self._seed, epoch]).permutation(len(self._lengths))
+            self._shards = np.random.default_rng([_SHARDS, self._seed, epoch]).permutation(len(self._lengths))
             self._ends = np.cumsum(self._lengths[self._shards])
             self._epoch = epoch
         segments = []

@@ -185,7 +185,6 @@ def make_loader(
         batch_size=None,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
-        prefetch_factor=4 if num_workers > 0 else None,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
     )

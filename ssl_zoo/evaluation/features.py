@@ -123,8 +123,8 @@ def gather_table(parts: Sequence[tuple[torch.Tensor, ...]], *, device: torch.dev
     """Join the batches of all processes into columns, ordered by the first one.
 
     Args:
-        parts (`Sequence` of `tuple` of `torch.Tensor` of shape `(batch, ...)`): Columns of this process's batches on the
-            CPU, sample ids first; may be empty on some processes, not on all.
+        parts (`Sequence` of `tuple` of `torch.Tensor` of shape `(batch, ...)`): Columns of this process's batches on
+            the CPU, sample ids first; may be empty on some processes, not on all.
         device: What the rows travel over; a process group may know one kind of device only.
 
     Returns:

@@ -169,8 +169,8 @@ def _limits(recipe: dict[str, Any], config: dict[str, Any], rows: list[Row]) -> 
     path = (recipe.get("data") or {}).get("path")
     size = config["pretrained_cfg"].get("input_size", [3, None, None])[-1]
     lines = [
-        f"It learned from `{path}` alone, at {size} x {size} pixels; how well its features suit "
-        "other images " + ("is known only for what the table shows." if rows else "nobody has measured."),
+        f"It learned from `{path}` alone, at {size} x {size} pixels.",
+        "Other images: only what the table shows is known." if rows else "Nobody has evaluated it.",
         "There is no classifier in it. k-NN accuracy says how close images of a class lie, not what a head would reach.",
         "Pseudo-labels are numbers of prototypes, not classes: a class may have several, a prototype several classes.",
         "What is over- or under-represented in the training images is so in the features; nobody has looked for bias.",

@@ -12,8 +12,8 @@ from typing import Any
 # `https://...` and `a/b` are none.
 _START = r"(?:file://)?(?:~[\w.-]*[/\\]|/(?=[\w.~@-])|[A-Za-z]:[/\\](?=[\w.]))"
 _QUOTED = rf"(?P<quote>['\"])(?P<inside>{_START}[^'\"\n]*)(?P=quote)"
-_BARE = rf"(?<![\w.\-/\\:<]){_START}(?:\\.|[^\s'\"`,;)\]}}])*"
-_AFTER_COLON = r"(?<=:)/(?=[\w.~@-])(?:\\.|[^\s'\"`,;)\]}])+"
+_BARE = rf"(?<![\w.\-/\\:<]){_START}(?:\\.|[^\s'\"`,;:)\]}}])*"
+_AFTER_COLON = r"(?<=:)/(?=[\w.~@-])(?:\\.|[^\s'\"`,;:)\]}])+"
 _PATH = re.compile(f"{_QUOTED}|{_BARE}|{_AFTER_COLON}")
 _SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
 _HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")

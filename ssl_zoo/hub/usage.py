@@ -66,7 +66,7 @@ def render_usage(repo_id: str, revision: str | None, config: dict[str, Any], *, 
         """
     parts = [
         ("First the image, prepared as in training:", prepare),
-        ("With `pip install ssl_zoo`, which tells transformers about the model:", own),
+        ("Where `ssl_zoo` is installed, which tells transformers about the model:", own),
         ("Without it, by the code in this repository (read it first):", remote),
     ]
     if config["small_image_stem"]:

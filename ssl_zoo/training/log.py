@@ -60,7 +60,7 @@ class RunLog(AbstractContextManager["RunLog"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
-        self._accelerator.end_training()
+        self._accelerator.end_training()  # leaves the process group, too: nothing collective may follow
 
     def trace(self, step: int, batches: list[Batch], losses: torch.Tensor) -> None:
         """Write the sample ids and the exact loss of every micro-batch of this process."""

@@ -11,7 +11,7 @@ import torch
 from ssl_zoo.data.stream import Batch
 from ssl_zoo.training.checkpoint import list_checkpoints
 from ssl_zoo.training.optim import learning_rate, set_learning_rate
-from ssl_zoo.training.probe import knn_accuracy
+from ssl_zoo.training.probe import probe
 from ssl_zoo.training.recipe import Recipe
 from ssl_zoo.training.session import Session, open_session
 from ssl_zoo.training.stop import StopSignals
@@ -87,8 +87,7 @@ def train(recipe: Recipe) -> Path:
                 for symptom in watchdog.look(metrics):
                     log.say(f"step {step}: {symptom}", warning=True)
             if config.knn_every_epochs and session.crosses_epoch(config.knn_every_epochs):
-                log.metrics(step, {"knn_top1": knn_accuracy(session)})
-                model.train()
+                log.metrics(step, {"knn_top1": probe(session)})
             log.advance()
             if stopping or step % config.checkpoint_every_steps == 0 or step == plan.stop_step:
                 if not all(bool(parameter.isfinite().all()) for parameter in core.parameters()):
@@ -96,7 +95,7 @@ def train(recipe: Recipe) -> Path:
                 checkpoint = session.save_checkpoint()
                 if stopping and step < plan.stop_step:
                     raise StoppedError(f"stopped at step {step} of {plan.stop_step}; '{checkpoint}' is complete")
-    session.save_model()
+        session.save_model()
     return session.run
 
 

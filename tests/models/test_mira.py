@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import ssl_zoo
 from ssl_zoo.functional.assignment import mira_assignment
 from ssl_zoo.models.mira.loss_mira import mira_loss
+from tests.two_processes import run_in_two_processes
 
 
 BACKBONE = {"architecture": "resnet18", "model_args": {"channels": [8, 16, 24, 32], "layers": [1, 1, 1, 1]}}
@@ -206,3 +207,27 @@ def test_health_says_what_is_wrong_and_what_helps():
     assert "few prototypes" in crowded
     (dead,) = _health(used_prototypes=0.1)
     assert "only 10% of the prototypes" in dead
+
+
+def _loss_and_gradient(process, views):
+    """Loss and gradient of one process on its share of the batch; run by two processes and by none."""
+    model = _model(  # layer norm only: batch norm would see other batches
+        architecture="vit_tiny_patch16_224",
+        model_args={"embed_dim": 24, "depth": 2, "num_heads": 2, "img_size": 32},
+        projector_hidden_features=[],
+    )
+    output = model(views if process is None else [view.chunk(2)[process] for view in views], progress=0.3)
+    output.loss.backward()
+    gradient = torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])
+    return output.loss.item(), gradient, output.marginal_entropy.item()
+
+
+def test_two_processes_are_one():
+    views = _views(3, batch=8)
+    loss, gradient, entropy = _loss_and_gradient(None, views)
+    halves = run_in_two_processes(_loss_and_gradient, views)
+    assert sum(half[0] for half in halves) / 2 == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(sum(half[1] for half in halves) / 2, gradient, rtol=1e-3, atol=1e-6)
+    assert [half[2] for half in halves] == pytest.approx([entropy] * 2, rel=1e-5)
+    alone = [_loss_and_gradient(None, [view.chunk(2)[half] for view in views])[0] for half in range(2)]
+    assert abs(sum(alone) / 2 - loss) > 1e-3  # assignments of half batches are something else

@@ -1,0 +1,77 @@
+"""A run's folder as recipes/train.py leaves it, with a tiny model and paths of this machine in every corner."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+import ssl_zoo
+
+
+TINY = {"channels": [8, 16, 24, 32], "layers": [1, 1, 1, 1]}
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    """A line of results.jsonl."""
+    line = {
+        "metric": "knn_top1",
+        "value": 0.4375,
+        "subject": "trained",
+        "protocol": {"name": "knn", "k": 20, "temperature": 0.07},
+        "data": {
+            "path": "uoft-cs/cifar10",
+            "revision": "0b2714987fa478483af9968de7c934580d0bb9a2",
+            "train_split": "train",
+            "test_split": "test",
+            "num_train": 50000,
+            "num_test": 10000,
+        },
+        "seed": 0,
+        "images_seen": 128,
+        "commit": "1234567",
+        "versions": {"torch": "2.14.1", "timm": "1.0.31"},
+        "wall_seconds": 1.5,
+        "command": "python recipes/evaluate.py runs/x",
+        "date": "2026-01-01",
+    }
+    return {**line, **changes}
+
+
+def make_run(folder: Path, *, small_image_stem: bool = False, evaluated: bool = True, seed: int = 0) -> Path:
+    """Write a finished run; the images it names are a folder of this machine."""
+    run = folder / "run"
+    (run / "tensorboard").mkdir(parents=True)
+    images = folder / "pets"
+    images.mkdir(exist_ok=True)
+    torch.manual_seed(seed)
+    config = ssl_zoo.MiraConfig(
+        architecture="resnet18",
+        model_args=TINY,
+        small_image_stem=small_image_stem,
+        projector_hidden_features=[16],
+        projection_features=8,
+        num_prototypes=10,
+    )
+    model = ssl_zoo.MiraForPreTraining(config)
+    model.train()([torch.randn(8, 3, 32, 32), torch.randn(8, 3, 32, 32)])  # batch-norm statistics that aren't trivial
+    model.save_pretrained(run / "model")
+    recipe = {
+        "method": "mira",
+        "model": {"architecture": "resnet18", "model_args": TINY},
+        "data": {"path": str(images), "revision": None, "split": "train"},
+        "views": {"global_size": 64, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "interpolation": "bilinear"},
+        "train": {"epochs": 2, "global_batch_size": 64, "seed": 0, "output_dir": str(run)},
+        "evaluation": {"crop_pct": 1.0},
+        "results": [],
+    }
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    lines = [{"step": n, "images_seen": 64 * n, "loss": 2.0, "images_per_second": 32.0} for n in (1, 2)]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3, "im')
+    if evaluated:
+        data = {**result()["data"], "path": str(images), "revision": None}
+        command = f"{folder}/bin/python {folder}/recipes/evaluate.py {run} data.path={images}"
+        (run / "results.jsonl").write_text(json.dumps(result(data=data, command=command)) + "\n")
+        (run / "clusters.png").write_bytes(b"\x89PNG not really")
+    return run

@@ -1,0 +1,396 @@
+"""From a run's folder to a repository on the Hub, and back in processes of every kind of user."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ssl_zoo.hub.export import ExportError, export_repo
+from tests.hub.conftest import LocalHub
+from tests.hub.runs import make_run
+from tests.hub.server import HALF_REQUEST, NO_REPLY, READ_TOKEN, STRANGER_TOKEN, HubServer
+
+
+pytestmark = pytest.mark.hub
+
+TEXTS = {".json", ".jsonl", ".yaml", ".md", ".py"}
+
+# What every reader prints: a digest of the features of the same two images.
+DIGEST = """
+import hashlib, torch
+torch.set_num_threads(1)
+images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+def digest(features):
+    assert features.shape == (2, 32) and features.std() > 0.01
+    return hashlib.sha256(features.detach().contiguous().numpy().tobytes()).hexdigest()
+def report(**models):
+    with torch.no_grad():
+        for name, model in models.items():
+            assert not model.training, name
+            output = model(images)
+            print(name, digest(output if isinstance(output, torch.Tensor) else output.pooler_output))
+"""
+
+
+@dataclass
+class Published:
+    hub: LocalHub
+    run: Path
+    small: Path  # a local export with the small-image stem
+    local: Path  # a local export of the run
+    features: str  # digest of the features of the run's own model
+
+
+@pytest.fixture(scope="module")
+def published(shared_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) -> Published:
+    """Publish a run by the script, and export it and another one to local folders."""
+    folder = tmp_path_factory.mktemp("published")
+    run = make_run(folder)
+    (shared_hub.home / "photo.jpg").write_bytes(jpeg())
+    done = shared_hub.run("recipes/publish.py", str(run), "org/name")
+    assert "Published" in done.stdout
+    export_repo(run, folder / "local")
+    export_repo(make_run(folder / "other", small_image_stem=True), folder / "small")
+    code = f"""
+import ssl_zoo, transformers
+report(it=ssl_zoo.MiraForPreTraining.from_pretrained({str(run / "model")!r}).eval().timm_model)
+"""
+    features = shared_hub.run(DIGEST + code).stdout.split()[-1]
+    return Published(shared_hub, run, folder / "small", folder / "local", features)
+
+
+def jpeg() -> bytes:
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.radial_gradient("L").convert("RGB").resize((80, 100)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def files_of(server: HubServer, repo_id: str = "org/name", revision: str = "main") -> dict[str, bytes]:
+    repo = server.repos["model", repo_id]
+    return {name: blob.data for name, blob in repo.resolve(revision).tree.items() if name != ".gitattributes"}
+
+
+def card_code(published: Published) -> list[str]:
+    card = files_of(published.hub.server)["README.md"].decode()
+    return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
+
+
+def reported(stdout: str) -> dict[str, str]:
+    return dict(line.split() for line in stdout.splitlines() if re.fullmatch(r"\w+ [0-9a-f]{64}", line))
+
+
+def test_one_commit_with_everything(published: Published) -> None:
+    repo = published.hub.server.repos["model", "org/name"]
+    assert [commit.title for commit in repo.history("main")][1:] == ["initial commit"]
+    files = files_of(published.hub.server)
+    for name in ("README.md", "config.json", "model.safetensors", "pretraining/config.json", "recipe.yaml"):
+        assert name in files
+    assert {"pretraining/model.safetensors", "metrics.jsonl", "results.jsonl", "clusters.png"} < set(files)
+    assert {"modeling_mira.py", "configuration_mira.py"} < set(files)
+    assert not any("tensorboard" in name for name in files)
+    assert len(files["metrics.jsonl"].splitlines()) == 2, "the torn third line is left out"
+    assert repo.commits[repo.branches["main"]].author == "owner"
+
+
+def test_no_path_of_this_machine(published: Published) -> None:
+    home, run = str(Path.home()), str(published.run.parent)
+    for name, data in files_of(published.hub.server).items():
+        if Path(name).suffix not in TEXTS or name.endswith(".py"):
+            continue
+        text = data.decode()
+        assert run not in text, name
+        assert home not in text, name
+        absolute = re.findall(r"(?<![\w.:/<-])/[A-Za-z][\w.-]*/[\w./-]+", text)
+        assert not absolute, (name, absolute)
+    recipe = files_of(published.hub.server)["recipe.yaml"].decode()
+    assert "path: pets" in recipe
+    assert recipe.startswith("# `data.path` was a folder")
+    results = json.loads(files_of(published.hub.server)["results.jsonl"])
+    assert results["data"]["path"] == "pets"
+    assert results["command"] == "python evaluate.py run data.path=pets"
+
+
+def test_with_ssl_zoo(published: Published) -> None:
+    code = f"""
+    import ssl_zoo
+    from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining, pipeline
+    model = AutoModel.from_pretrained("org/name")
+    full = AutoModelForPreTraining.from_pretrained("org/name")
+    assert type(model) is ssl_zoo.MiraModel and type(full) is ssl_zoo.MiraForPreTraining
+    assert type(AutoConfig.from_pretrained("org/name")) is ssl_zoo.MiraConfig
+    report(model=model, full=full.timm_model)
+    from safetensors.torch import load_file
+    saved = load_file({str(published.run / "model" / "model.safetensors")!r})
+    loaded = full.state_dict()
+    assert set(saved) == set(loaded) and all(torch.equal(saved[name], loaded[name]) for name in saved)
+    processor = AutoImageProcessor.from_pretrained("org/name")
+    from PIL import Image
+    white = processor(Image.new("RGB", (70, 80), "white"), return_tensors="pt")["pixel_values"]
+    assert white.shape == (1, 3, 64, 64)
+    assert torch.allclose(white[0, :, 0, 0], (1 - torch.tensor([0.5, 0.4, 0.3])) / 0.2), "the recipe's mean and std"
+    features = pipeline("image-feature-extraction", model="org/name")(Image.open("photo.jpg"), pool=True)
+    assert len(features[0]) == 32
+    """
+    prepare, own, _, _, _, full = card_code(published)
+    done = published.hub.run(DIGEST + _dedent(code) + prepare + own + full + "\nassert embedding.shape == (1, 32)")
+    assert reported(done.stdout) == {"model": published.features, "full": published.features}
+
+
+def test_trust_remote_code_without_ssl_zoo(published: Published) -> None:
+    code = f"""
+    try:
+        import ssl_zoo
+    except ModuleNotFoundError:
+        pass
+    else:
+        raise AssertionError("ssl_zoo can be imported")
+    from transformers import AutoModel, AutoModelForImageClassification, AutoModelForPreTraining
+    for where in ("org/name", {str(published.local)!r}):
+        model = AutoModel.from_pretrained(where, trust_remote_code=True)
+        full = AutoModelForPreTraining.from_pretrained(where, trust_remote_code=True)
+        direct = AutoModelForPreTraining.from_pretrained(where, subfolder="pretraining", trust_remote_code=True)
+        assert type(model).__name__ == "MiraModel" and type(full).__name__ == "MiraForPreTraining"
+        assert type(model).__module__.startswith("transformers_modules.")
+        assert torch.equal(direct.prototypes.weight, full.prototypes.weight)
+        probe = AutoModelForImageClassification.from_pretrained(where, num_labels=3, trust_remote_code=True)
+        assert probe(images).logits.shape == (2, 3)
+        kind = "hub" if where == "org/name" else "local"
+        report(**{{f"{{kind}}_model": model, f"{{kind}}_full": full.timm_model, f"{{kind}}_probe": probe.timm_model}})
+    from safetensors.torch import load_file
+    saved = load_file({str(published.run / "model" / "model.safetensors")!r})
+    assert all(torch.equal(saved[name], tensor) for name, tensor in full.state_dict().items())
+    small = AutoModel.from_pretrained({str(published.small)!r}, trust_remote_code=True)
+    assert small.timm_model.conv1.kernel_size == (3, 3)
+    try:
+        AutoModel.from_pretrained("org/name", trust_remote_code=False)
+    except ValueError as error:
+        assert "trust_remote_code" in str(error)
+    else:
+        raise AssertionError("loaded without consent")
+    """
+    prepare, _, remote, _, _, full = card_code(published)
+    check = "\nassert embedding.shape == (1, 32) and len(features[0]) == 32 and labels.shape == (1,)"
+    done = published.hub.run(DIGEST + _dedent(code) + prepare + remote + full + check, without_ssl_zoo=True)
+    found = reported(done.stdout)
+    assert len(found) == 6
+    assert set(found.values()) == {published.features}
+
+
+def test_as_a_timm_model(published: Published) -> None:
+    code = f"""
+    import sys, timm
+    hub = timm.create_model("hf-hub:org/name", pretrained=True).eval()
+    local = timm.create_model({"local-dir:" + str(published.local)!r}, pretrained=True).eval()
+    assert "transformers" not in sys.modules
+    report(hub=hub, local=local)
+    data = timm.data.resolve_model_data_config(hub)
+    assert data["input_size"] == (3, 64, 64) and data["std"] == (0.2, 0.2, 0.2), data
+    try:
+        timm.create_model({"local-dir:" + str(published.small)!r}, pretrained=True)
+    except RuntimeError as error:
+        assert "conv1.weight" in str(error)
+    else:
+        raise AssertionError("timm loaded a stem that it doesn't have")
+    """
+    done = published.hub.run(DIGEST + _dedent(code), without_ssl_zoo=True)
+    assert reported(done.stdout) == {"hub": published.features, "local": published.features}
+
+
+def test_by_the_wrapper_of_transformers(published: Published) -> None:
+    code = """
+    from transformers import TimmWrapperModel
+    report(model=TimmWrapperModel.from_pretrained("org/name"))
+    """
+    prepare, _, _, timm, wrapper, _ = card_code(published)
+    rest = prepare + timm + "\nfirst = embedding\n" + wrapper + "\nassert torch.equal(first, embedding)"
+    done = published.hub.run(DIGEST + _dedent(code) + rest, without_ssl_zoo=True)
+    assert reported(done.stdout) == {"model": published.features}
+
+
+def _dedent(code: str) -> str:
+    import textwrap
+
+    return textwrap.dedent(code)
+
+
+# Publishes several times in one process, since importing torch takes longer than everything else.
+PUBLISH = """
+import json, sys
+from ssl_zoo.hub.publish import PublishError, publish
+def attempt(*arguments, **options):
+    try:
+        made = publish(*arguments, **options)
+    except PublishError as error:
+        print(json.dumps({"error": str(error)}))
+    else:
+        print(json.dumps({"commit": made.commit, "changed": made.changed}))
+"""
+
+
+def attempts(hub: LocalHub, calls: str, **environment: str | None) -> list[dict[str, str]]:
+    done = hub.run(PUBLISH + _dedent(calls), **environment)
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+
+
+def test_a_failed_push_leaves_nothing_half_done(hub: LocalHub, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    hub.server.fail("PUT", "/lfs/", 403, nth=2)
+    hub.server.fail("POST", "/commit/", HALF_REQUEST, nth=1)
+    hub.server.fail("POST", "/commit/", NO_REPLY, nth=2)
+    calls = f"""
+    from huggingface_hub import HfApi
+    def look():
+        print(json.dumps({{"files": HfApi().list_repo_files("org/name"), "commits": len(HfApi().list_repo_commits("org/name"))}}))
+    for number in range(5):
+        attempt({str(run)!r}, "org/name")
+        look()
+    """
+    upload, _, cut, after_cut, unheard, after_unheard, repeated, _, again, last = attempts(hub, calls)
+    assert "without the model" in upload["error"]
+    assert "the new repository 'org/name'" in upload["error"]
+    assert "403" in upload["error"]
+    assert "Nothing of this push is visible" in cut["error"], "the second attempt found the repository there"
+    for failed in (upload, cut, unheard):
+        assert "Repeating the command is safe" in failed["error"]
+    assert after_cut == {"files": [".gitattributes"], "commits": 1}
+    assert "has a new commit" in unheard["error"]
+    assert after_unheard["commits"] == 2
+    assert repeated["changed"] is False
+    assert again == repeated
+    assert last == after_unheard
+    assert set(last["files"]) > {"README.md", "model.safetensors", "pretraining/model.safetensors"}
+
+
+def test_what_an_earlier_run_left_is_replaced(hub: LocalHub, tmp_path: Path) -> None:
+    first = make_run(tmp_path / "first")
+    second = make_run(tmp_path / "second", evaluated=False, seed=1)
+    hub.server.add_repo("org/name", {"NOTES.md": b"by hand", "modeling_old.py": b"x = 1"})
+    one, two = attempts(hub, f"attempt({str(first)!r}, 'org/name')\nattempt({str(second)!r}, 'org/name')")
+    assert one["changed"]
+    assert two["changed"]
+    assert "results.jsonl" in files_of(hub.server, revision=one["commit"])
+    files = files_of(hub.server)
+    assert not {"results.jsonl", "clusters.png", "modeling_old.py"} & set(files)
+    assert files["NOTES.md"] == b"by hand"
+    assert b"Not measured" in files["README.md"]
+    assert len(hub.server.repos["model", "org/name"].history("main")) == 4
+
+
+def test_private_and_revision(hub: LocalHub, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    hub.server.add_repo("org/public", {"README.md": b"x"})
+    calls = f"""
+    run = {str(run)!r}
+    attempt(run, "org/name", private=True, revision="exp/one")
+    attempt(run, "org/public", private=True)
+    from huggingface_hub import HfApi, hf_hub_download
+    from transformers import AutoModel
+    import ssl_zoo
+    assert HfApi().model_info("org/name").private and not HfApi(token=False).repo_exists("org/name")
+    assert HfApi().list_repo_files("org/name") == [".gitattributes"], "main is as it was"
+    AutoModel.from_pretrained("org/name", revision="exp/one")
+    """
+    done, refused = attempts(hub, calls)
+    assert done["changed"]
+    assert "is public" in refused["error"]
+    assert "Nothing was sent" in refused["error"]
+    assert files_of(hub.server, "org/public") == {"README.md": b"x"}
+    card = files_of(hub.server, revision="exp/one")["README.md"].decode()
+    assert 'revision="exp/one"' in card
+    assert "hf-hub:org/name@exp/one" in card
+
+
+def test_refusals_in_words(hub: LocalHub, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    hub.server.add_repo("org/open", {"README.md": b"x"})
+    hub.server.add_repo("org/busy", {"README.md": b"x"})
+    hub.server.fail("POST", "org/busy/commit/", 412)
+    hub.server.fail("POST", "org/busy/commit/", 409, nth=2)
+    hub.server.fail("POST", "org/busy/preupload/", 404, nth=3)
+    calls = f"""
+    run = {str(run)!r}
+    for name in ("name", "org/na me", "org/name/x", "-org/name", "org/na--me", "org/x.git", "o" * 60 + "/" + "n" * 60):
+        attempt(run, name)
+    attempt(run, "org/name", token="hf_wrong")
+    attempt(run, "elsewhere/name")
+    attempt(run, "org/name", token={STRANGER_TOKEN!r})
+    attempt(run, "org/open", token={READ_TOKEN!r})
+    for _ in range(3):
+        attempt(run, "org/busy")
+    attempt(run + "-missing", "org/name")
+    import huggingface_hub.constants as constants
+    constants.ENDPOINT = "http://127.0.0.1:9"
+    attempt(run, "org/name")
+    """
+    found = [answer["error"] for answer in attempts(hub, calls)]
+    assert all("expected org/name" in error for error in found[:7])
+    assert "401" in found[7]
+    assert "hf auth login" in found[7]
+    for error, name in zip(found[8:11], ("elsewhere", "org", "org"), strict=True):
+        assert "403" in error
+        assert f"'{name}' must be your user name" in error
+        assert "Nothing of this push is visible" in error
+    assert "Somebody else changed 'org/busy'" in found[11]
+    assert "409" in found[12]
+    assert "404" in found[13]
+    assert "finished run" in found[14]
+    assert "Check the network" in found[15]
+    assert list(hub.server.repos) == [("model", "org/open"), ("model", "org/busy")]
+    assert all(set(files_of(hub.server, name)) == {"README.md"} for name in ("org/open", "org/busy"))
+
+
+def test_dry_run_sends_nothing(hub: LocalHub, tmp_path: Path) -> None:
+    run = make_run(tmp_path, evaluated=False)
+    done = hub.run("recipes/publish.py", str(run), "org/name", "--dry-run", "--private", HF_TOKEN=None)
+    assert hub.server.requests == []
+    assert re.search(r"pretraining/model\.safetensors +[\d,]+ bytes", done.stdout)
+    assert "Not measured" in done.stdout
+    failed = hub.run("recipes/publish.py", str(run), "org/name", HF_TOKEN=None, check=False)
+    assert failed.returncode == 1
+    assert failed.stderr.splitlines()[-1].startswith("Not published. ")
+    assert "hf auth login" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def test_root_weights_are_the_teachers(tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    export_repo(run, tmp_path / "out")
+    saved, root = load_file(run / "model" / "model.safetensors"), load_file(tmp_path / "out" / "model.safetensors")
+    assert {f"timm_model.{name}" for name in root} == {name for name in saved if name.startswith("timm_model.")}
+    assert all(torch.equal(tensor, saved[f"timm_model.{name}"]) for name, tensor in root.items())
+    assert any(not torch.equal(tensor, saved[f"student_backbone.{name}"]) for name, tensor in root.items())
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["num_classes"] == 0
+    assert config["model_args"]
+    assert config["pretraining_subfolder"] == "pretraining"
+
+
+def test_runs_that_cannot_be_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path)
+    with pytest.raises(ExportError, match="not empty"):
+        export_repo(run, run)
+    config = json.loads((run / "model" / "config.json").read_text())
+    (run / "model" / "config.json").write_text(json.dumps({**config, "small_image_stem": True}))
+    with pytest.raises(ExportError, match=r"1 tensors are .* conv1\.weight"):
+        export_repo(run, tmp_path / "a")
+    (run / "model" / "config.json").write_text(json.dumps(config))
+    monkeypatch.setenv("MY_SECRET", "correct-horse")
+    recipe = (run / "recipe.yaml").read_text()
+    (run / "recipe.yaml").write_text(recipe + "note: correct-horse\n")
+    with pytest.raises(ExportError, match="MY_SECRET"):
+        export_repo(run, tmp_path / "b")
+    (run / "recipe.yaml").write_text(recipe.replace("method: mira", "method: other"))
+    with pytest.raises(ExportError, match="mixes two runs"):
+        export_repo(run, tmp_path / "c")
+    shutil.rmtree(run / "model")
+    with pytest.raises(ExportError, match="finished run"):
+        export_repo(run, tmp_path / "d")

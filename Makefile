@@ -38,10 +38,11 @@ clean:  ## remove caches and build leftovers; keeps .venv and runs/
 	find ssl_zoo recipes tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "ssl_zoo needs Python 3.11 or newer, but '$(PYTHON)' is $$($(PYTHON) --version 2>&1 | tail -n 1)." >&2; \
 	  echo "Name a newer one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@echo "Setting up $(VENV): this downloads PyTorch and takes a few minutes, once."
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@if [ -t 1 ]; then quiet=; else quiet=-qq; fi; set -x; \
+	  $(BIN)/python -m pip install $$quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@

@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 
 from ssl_zoo.data.source import DataError, open_source
+from ssl_zoo.training.checkpoint import CheckpointError
+from ssl_zoo.training.loop import NonFiniteLossError, StoppedError, train
 from ssl_zoo.training.plan import derive_plan
-from ssl_zoo.training.recipe import RecipeError, describe_keys, load_recipe
+from ssl_zoo.training.recipe import Recipe, RecipeError, describe_keys, load_recipe
 
 
 OVERRIDE = re.compile(r"[\w.]+=")
@@ -33,33 +35,33 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     return parser.parse_intermixed_args(arguments)
 
 
+def resolve(words: list[str]) -> Recipe:
+    """Read the recipe that the words of the command line name, with their overrides."""
+    files = [word for word in words if word.endswith((".yaml", ".yml")) and not OVERRIDE.match(word)]
+    if len(files) > 1:
+        raise RecipeError(f"one recipe at a time, got {', '.join(files)}")
+    return load_recipe(files[0] if files else DEFAULT_RECIPE, [word for word in words if word not in files])
+
+
 def main() -> None:
     """Train, or say why not."""
     arguments = parse_arguments(sys.argv[1:])
-    files = [word for word in arguments.words if word.endswith((".yaml", ".yml")) and not OVERRIDE.match(word)]
-    overrides = [word for word in arguments.words if word not in files]
+    is_main_process = os.environ.get("RANK", "0") == "0"
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    for noisy in ("httpx", "datasets", "fsspec"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        if len(files) > 1:
-            raise RecipeError(f"one recipe at a time, got {', '.join(files)} (overrides have the form key=value)")
-        recipe = load_recipe(files[0] if files else DEFAULT_RECIPE, overrides)
+        recipe = resolve(arguments.words)
         if arguments.dry_run:
             num_processes = recipe.train.num_processes or int(os.environ.get("WORLD_SIZE", "1"))
             plan = derive_plan(recipe, num_rows=open_source(recipe.data).num_rows, num_processes=num_processes)
-            if os.environ.get("RANK", "0") == "0":
-                print(f"{recipe.to_yaml()}\n{plan.describe()}")
-            return
-        logging.basicConfig(level=logging.INFO, format="%(message)s")
-        for noisy in ("httpx", "datasets", "fsspec"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        from ssl_zoo.training.checkpoint import CheckpointError
-        from ssl_zoo.training.loop import NonFiniteLossError, StoppedError, train
-
-        try:
-            print(f"finished: {train(recipe)}")
-        except (CheckpointError, NonFiniteLossError, StoppedError) as error:
-            sys.exit(f"{type(error).__name__}: {error}")
-    except (RecipeError, DataError) as error:
+            message = f"{recipe.to_yaml()}\n{plan.describe()}"
+        else:
+            message = f"finished: {train(recipe)}"
+    except (RecipeError, DataError, CheckpointError, NonFiniteLossError, StoppedError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
+    if is_main_process:
+        print(message)
 
 
 if __name__ == "__main__":

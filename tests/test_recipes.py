@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def test_a_recipe_says_how_to_run_it_and_what_to_expect(path: Path) -> None:
     header = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     assert any(line.startswith("# Run: ") and "accelerate launch" in line for line in header)
     assert any(line.startswith("# Expect: ") for line in header)
-    assert "https://huggingface.co/papers/" in header[0]
+    assert "https://huggingface.co/papers/" in "".join(header)
 
 
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.name.startswith("imagenet1k")], ids=name)
@@ -103,6 +104,7 @@ def test_processes_that_are_not_joined_are_refused(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("WORLD_SIZE", "1")
     create_accelerator()
     monkeypatch.setenv("WORLD_SIZE", "2")
-    monkeypatch.setattr("ssl_zoo.training.processes.Accelerator", lambda **options: type("One", (), {"num_processes": 1}))
+    alone = SimpleNamespace(num_processes=1)
+    monkeypatch.setattr("ssl_zoo.training.processes.Accelerator", lambda **options: alone)
     with pytest.raises(RecipeError, match="2 processes were started, but each sees 1"):
         create_accelerator()

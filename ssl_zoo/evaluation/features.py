@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 from tqdm.auto import tqdm
 
+from ssl_zoo.data.batch import Batch, CorruptCounter
 from ssl_zoo.data.source import ImageSource
-from ssl_zoo.data.stream import Batch, CorruptCounter, iterate_once
+from ssl_zoo.data.stream import iterate_once
 from ssl_zoo.data.views import ImageTransform
 from ssl_zoo.functional.distributed import all_gather_objects, all_gather_rows, rank, world_size
 

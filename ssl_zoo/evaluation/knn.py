@@ -29,7 +29,8 @@ class WeightedKnn:
         temperature: Temperature of the weights, > 0.
         query_chunk: Queries per product.
         bank_chunk: Rows of the bank per product.
-        device: Where to compute; the bank stays where it is and travels in chunks. The bank's own by default.
+        device: Where to compute, the bank's device by default. A bank that is elsewhere moves to a GPU that has three
+            times the memory free, and travels in chunks otherwise.
 
     Raises:
         ValueError: If shapes or values don't fit; the message names them.
@@ -41,8 +42,8 @@ class WeightedKnn:
         labels: torch.Tensor,
         *,
         temperature: float = 0.07,
-        query_chunk: int = 1024,
-        bank_chunk: int = 8192,
+        query_chunk: int = 512,
+        bank_chunk: int = 4096,
         device: torch.device | str | None = None,
     ) -> None:
         if bank.ndim != 2 or labels.shape != bank.shape[:1] or len(bank) == 0:
@@ -58,7 +59,7 @@ class WeightedKnn:
             if not value > 0:
                 raise ValueError(f"`{name}` must be > 0, got {value}")
         self._device = torch.device(device) if device is not None else bank.device
-        self._bank, self._labels = _normalised(bank, "bank"), labels.to(self._device)
+        self._bank, self._labels = _normalised(_near(bank, self._device), "bank"), labels.to(self._device)
         self._num_classes = int(labels.max()) + 1
         self._temperature, self._query_chunk, self._bank_chunk = temperature, query_chunk, bank_chunk
 
@@ -115,6 +116,12 @@ class WeightedKnn:
             votes.scatter_add_(1, classes[:, counted:size], weights[:, counted:size])
             winners[size], counted = votes.argmax(dim=1), size
         return torch.stack([winners[size] for size in sizes])
+
+
+def _near(bank: torch.Tensor, device: torch.device) -> torch.Tensor:
+    if device.type == "cuda" and 3 * bank.numel() * 4 < torch.cuda.mem_get_info(device)[0]:
+        return bank.to(device)
+    return bank
 
 
 def _normalised(embeddings: torch.Tensor, name: str) -> torch.Tensor:

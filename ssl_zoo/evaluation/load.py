@@ -1,9 +1,11 @@
 """Loads what is to be evaluated: the model of a run, of a folder or of a repository on the Hub."""
 
+import copy
 import re
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -17,10 +19,20 @@ from huggingface_hub.errors import (
 from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrainedModel
 
 from ssl_zoo.data.views import EvalView
+from ssl_zoo.evaluation.features import Encoder
 from ssl_zoo.models.registry import method_names
 
 
-__all__ = ["ModelLoadError", "find_recipe", "load_backbone", "load_pretraining_model", "model_view"]
+__all__ = [
+    "ModelLoadError",
+    "create_untrained",
+    "encoder",
+    "find_file",
+    "load_backbone",
+    "load_pretraining_model",
+    "model_view",
+    "view_size",
+]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -69,20 +81,42 @@ def load_pretraining_model(name: str, *, revision: str | None = None) -> PreTrai
     return model.eval() if complete else None
 
 
+def create_untrained(model: PreTrainedModel, *, seed: int) -> PreTrainedModel:
+    """Make the same architecture with fresh weights, drawn as the training run with this seed drew its first ones.
+
+    Args:
+        model (`PreTrainedModel`): From `load_backbone`.
+        seed: Seed of torch's generator, which is left as it was.
+
+    Returns:
+        `PreTrainedModel`: in evaluation mode.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        untrained = type(model)(copy.deepcopy(model.config))
+    untrained.eval()
+    return untrained
+
+
+def encoder(model: PreTrainedModel) -> Encoder:
+    """Wrap a model from `load_backbone` as a function from images to pooled features."""
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        features: torch.Tensor = model(pixel_values=images).pooler_output
+        return features
+
+    return encode
+
+
 def model_view(model: PreTrainedModel) -> EvalView:
     """How the model's own configuration wants its images prepared.
 
     Raises:
         ModelLoadError: If the configuration doesn't say.
     """
-    config: dict[str, Any] = getattr(model.config, "pretrained_cfg", None) or {}
-    missing = [key for key in ("input_size", "mean", "std") if not config.get(key)]
-    if missing:
-        raise ModelLoadError(
-            f"The model's config.json doesn't say how images are prepared: `pretrained_cfg` lacks {', '.join(missing)}"
-        )
+    config = _preparation(model)
     return EvalView(
-        int(config["input_size"][-1]),
+        view_size(model),
         mean=config["mean"],
         std=config["std"],
         crop_pct=float(config.get("crop_pct") or 0.875),
@@ -90,14 +124,41 @@ def model_view(model: PreTrainedModel) -> EvalView:
     )
 
 
-def find_recipe(name: str, *, revision: str | None = None) -> Path | None:
-    """Path of the `recipe.yaml` of a run, a folder or a repository, or `None` if there is none."""
+def view_size(model: PreTrainedModel) -> int:
+    """Side in pixels of the images that the model's own configuration wants."""
+    return int(_preparation(model)["input_size"][-1])
+
+
+def _preparation(model: PreTrainedModel) -> dict[str, Any]:
+    config: dict[str, Any] = getattr(model.config, "pretrained_cfg", None) or {}
+    missing = [key for key in ("input_size", "mean", "std") if not config.get(key)]
+    if missing:
+        raise ModelLoadError(
+            f"The model's config.json doesn't say how images are prepared: `pretrained_cfg` lacks {', '.join(missing)}"
+        )
+    return config
+
+
+def find_file(name: str, file: str, *, revision: str | None = None) -> Path | None:
+    """Find a file that training left beside the model, such as `recipe.yaml`.
+
+    Args:
+        name: As for `load_backbone`; of a checkpoint, the run's file is found.
+        file: Name of the file.
+        revision: Commit, branch or tag on the Hub.
+
+    Returns:
+        `Path` or `None`: where it is, downloaded if need be; `None` if there is none.
+
+    Raises:
+        ModelLoadError: If there is no such model.
+    """
     place = _locate(name)
     if isinstance(place, Path):
-        folders = (place, *place.parents[:2])
-        return next((folder / "recipe.yaml" for folder in folders if (folder / "recipe.yaml").is_file()), None)
+        folders = (place, *place.absolute().parents[:2])
+        return next((folder / file for folder in folders if (folder / file).is_file()), None)
     try:
-        return Path(hf_hub_download(place, "recipe.yaml", revision=revision))
+        return Path(hf_hub_download(place, file, revision=revision))
     except LocalEntryNotFoundError as error:  # a kind of EntryNotFoundError, but it means no network
         raise _hub_error(place, error) from error
     except EntryNotFoundError:
@@ -112,7 +173,7 @@ def _load(auto_class: Any, name: str, revision: str | None, **options: Any) -> A
         options["revision"] = revision or "main"
     try:
         return auto_class.from_pretrained(place, **options)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # of many kinds: the Hub client's, safetensors', torch's
         if isinstance(place, str):
             raise _hub_error(place, error) from error
         raise ModelLoadError(f"The model in '{place}' can't be read: {error}") from error

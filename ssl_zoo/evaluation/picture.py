@@ -9,7 +9,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch, Rectangle
+from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageOps
 
 from ssl_zoo.data.decode import decode_image
@@ -151,6 +151,10 @@ def save_cluster_picture(
     axes.axis("off")
     axes.text(0.3, 0.52, title, fontsize=15, fontweight="bold", color=_INK, va="center")
     axes.text(0.3, 1.0, caption, fontsize=8.5, color=_GREY, va="center")
+    if with_bars:
+        x = _LABEL_WIDTH + columns + 0.25
+        axes.text(x, 1.0, "majority class", fontsize=8.5, color=_GREY, va="center")
+        axes.text(x + _BAR_WIDTH - 0.5, 1.0, "purity", fontsize=8.5, color=_GREY, va="center", ha="right")
     for index, (row, thumbnails) in enumerate(zip(rows, images, strict=True)):
         y = top + index
         axes.text(0.3, y + 0.42, f"#{row.pseudo_label}", fontsize=11, fontweight="bold", color=_INK, va="center")
@@ -163,7 +167,7 @@ def save_cluster_picture(
             _draw_bar(axes, row.purity, str(name), _LABEL_WIDTH + columns + 0.25, y)
     if labels is not None:
         x, y = _LABEL_WIDTH + _GAP, height - bottom + 0.38
-        axes.add_patch(Rectangle((x, y - 0.13), 0.26, 0.26, color=_ORANGE, linewidth=0))
+        axes.fill([x, x + 0.28, x + 0.28], [y - 0.14, y - 0.14, y + 0.14], color=_ORANGE, linewidth=0)
         axes.text(x + 0.4, y, "not of the cluster's majority class", fontsize=8, color=_GREY, va="center")
         axes.text(
             width - 0.25, y, "classes were never shown to the model", fontsize=8, color=_GREY, va="center", ha="right"

@@ -13,7 +13,10 @@ from ssl_zoo.evaluation.knn import WeightedKnn
 from ssl_zoo.functional.distributed import all_reduce_sum_
 
 
-__all__ = ["PseudoLabels", "Reading", "assign_pseudo_labels", "knn_accuracy"]
+__all__ = ["Assigner", "PseudoLabels", "Reading", "assign_pseudo_labels", "knn_accuracy"]
+
+Assigner = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+"""Images `(batch, 3, height, width)` on the device -> pseudo-labels and confidence, each of shape `(batch,)`."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def knn_accuracy(
 
 @torch.no_grad()
 def assign_pseudo_labels(
-    assign: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]],
+    assign: Assigner,
     source: ImageSource,
     view: ImageTransform,
     *,
@@ -120,8 +123,7 @@ def assign_pseudo_labels(
     """Ask a model for the pseudo-label of every image of a source.
 
     Args:
-        assign (`Callable`): Images `(batch, 3, height, width)` -> pseudo-labels and confidence, each `(batch,)`; a
-            pretraining model's `pseudo_labels`, in evaluation mode.
+        assign (`Assigner`): A pretraining model's `pseudo_labels`, in evaluation mode.
         source (`ImageSource`): The images; class labels are kept when there are any.
         view (`ImageTransform`): Makes the one view.
         reading ([`Reading`], *optional*): How images are read.

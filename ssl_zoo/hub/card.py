@@ -62,7 +62,8 @@ def render_card(
     Returns:
         `str`: Metadata and text.
     """
-    method, rows = Method.of(recipe["method"]), collect(results)
+    method = Method.of(recipe["method"])
+    rows = collect(results, images_seen=metrics[-1].get("images_seen") if metrics else None)
     data_path = str((recipe.get("data") or {}).get("path", ""))
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", data_path) is not None and not is_local_folder(data_path)
     metadata = ModelCardData(
@@ -171,9 +172,9 @@ def _limits(recipe: dict[str, Any], config: dict[str, Any], rows: list[Row]) -> 
     lines = [
         f"It learned from `{path}` alone, at {size} x {size} pixels.",
         "Other images: only what the table shows is known." if rows else "Nobody has evaluated it.",
-        "There is no classifier in it. k-NN accuracy says how close images of a class lie, not what a head would reach.",
+        "There is no classifier in it. k-NN accuracy says how close images of a class lie, not what a head reaches.",
         "Pseudo-labels are numbers of prototypes, not classes: a class may have several, a prototype several classes.",
-        "What is over- or under-represented in the training images is so in the features; nobody has looked for bias.",
+        "What the training images show too often or too rarely, the features do too; nobody has looked for bias.",
     ]
     if path == "embedded":
         lines.insert(

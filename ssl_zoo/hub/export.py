@@ -63,7 +63,7 @@ def export_repo(
     if any(out.iterdir()):
         raise ExportError(f"'{out}' is not empty; give a new or an empty folder")
 
-    root_config = _write_weights(run / "model", out, config, recipe)
+    root_config = _write_weights(run / "model", out, config, recipe["method"])
     for name, source in flatten(_entry_modules(recipe["method"])).items():
         (out / name).write_text(source, encoding="utf-8")
     shared_recipe, note = _shareable_recipe(recipe)
@@ -104,7 +104,7 @@ def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return recipe, config
 
 
-def _write_weights(model: Path, out: Path, config: dict[str, Any], recipe: dict[str, Any]) -> dict[str, Any]:
+def _write_weights(model: Path, out: Path, config: dict[str, Any], method: str) -> dict[str, Any]:
     """Write both models with their configurations; return the root's."""
     shards = [load_file(file) for file in sorted(model.glob("model*.safetensors"))]
     tensors = {name: tensor for shard in shards for name, tensor in shard.items()}
@@ -113,7 +113,7 @@ def _write_weights(model: Path, out: Path, config: dict[str, Any], recipe: dict[
         config["architecture"], model_args=config["model_args"], small_image_stem=config["small_image_stem"]
     )
     _check_weights(weights, backbone, f"'{model}' doesn't hold the weights of a {config['architecture']}")
-    root, full = _configurations(config, recipe, backbone)
+    root, full = _configurations(config, method, backbone)
     for folder, content, state in ((out, root, weights), (out / PRETRAINING_FOLDER, full, tensors)):
         folder.mkdir(exist_ok=True)
         save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
@@ -133,11 +133,8 @@ def _check_weights(weights: dict[str, torch.Tensor], backbone: nn.Module, proble
         )
 
 
-def _configurations(
-    config: dict[str, Any], recipe: dict[str, Any], backbone: nn.Module
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def _configurations(config: dict[str, Any], method: str, backbone: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
     """Make the two `config.json`: of the backbone in the root, and of the pretraining model."""
-    method = recipe["method"]
     names = _class_names(method)
     shared: dict[str, Any] = without_paths(
         {
@@ -146,24 +143,13 @@ def _configurations(
             "num_features": backbone.num_features,
             "global_pool": _global_pool(backbone),
             "model_args": config["model_args"] or {},  # timm can't read a null here
-            "pretrained_cfg": {**config["pretrained_cfg"], **_preparation(recipe), "num_classes": 0},
+            "pretrained_cfg": {**config["pretrained_cfg"], "num_classes": 0},
             "image_processor_type": "TimmWrapperImageProcessor",
             "auto_map": {auto: f"{_module(method, ending)}.{names[ending]}" for ending, auto in _AUTO_CLASSES.items()},
         }
     )
     root = {**shared, "architectures": [names["Model"]], "pretraining_subfolder": PRETRAINING_FOLDER}
     return root, {**shared, "architectures": [names["ForPreTraining"]], "pretraining_subfolder": None}
-
-
-def _preparation(recipe: dict[str, Any]) -> dict[str, Any]:
-    """How the recipe evaluates images, in timm's words: the image processor then does the same."""
-    views, evaluation = recipe.get("views") or {}, recipe.get("evaluation") or {}
-    found: dict[str, Any] = {key: views[key] for key in ("mean", "std", "interpolation") if key in views}
-    if "global_size" in views:
-        found["input_size"] = [3, views["global_size"], views["global_size"]]
-    if "crop_pct" in evaluation:
-        found.update(crop_pct=evaluation["crop_pct"], crop_mode="center")
-    return found
 
 
 def _global_pool(backbone: nn.Module) -> str:

@@ -180,6 +180,8 @@ def _is_ours(path: str) -> bool:
 
 def _explain(error: Exception, state: _State) -> str:
     namespace = state.repo_id.split("/")[0]
+    while not isinstance(error, HfHubHTTPError) and isinstance(error.__cause__, Exception):
+        error = error.__cause__  # the client wraps what goes wrong with one file of an upload
     if isinstance(error, LocalTokenNotFoundError):
         return f"You are not logged in to the Hub. {_LOG_IN}"
     if not isinstance(error, HfHubHTTPError):
@@ -208,11 +210,9 @@ def _left_behind(api: HfApi, state: _State) -> str:
         made.append(f"the new repository '{state.repo_id}'")
     if state.created_branch:
         made.append(f"the new branch '{state.revision}'")
-    exists = (
-        f"Of this push there is {' and '.join(made)} without the model."
-        if made
-        else "Nothing of this push is visible."
-    )
+    exists = "Nothing of this push is visible."
+    if made:
+        exists = f"Of this push there is {' and '.join(made)}, without the model."
     if state.committing:
         try:
             head = api.repo_info(state.repo_id, revision=state.revision).sha
@@ -220,7 +220,5 @@ def _left_behind(api: HfApi, state: _State) -> str:
             head = None
             exists = "Whether the commit arrived is unknown; if it did, it did so whole."
         if head is not None and head != state.head:
-            exists = (
-                f"But '{state.revision}' has a new commit, {head}: if it is this push's, the model is published whole."
-            )
+            exists = f"But '{state.revision}' has a new commit, {head}: if it is yours, the model is published whole."
     return f"{exists} Repeating the command is safe: it continues with what is there and makes at most one commit."

@@ -50,11 +50,13 @@ class Row:
         return f"{statistics.mean(values):.4g} ± {statistics.stdev(values):.2g} ({len(values)} seeds)"
 
 
-def collect(results: list[dict[str, Any]]) -> list[Row]:
+def collect(results: list[dict[str, Any]], *, images_seen: int | None = None) -> list[Row]:
     """Sort the lines of `results.jsonl` into rows; lines without a finite value are left out.
 
     Args:
         results (`list[dict]`): In the order in which they were measured; a later line replaces an equal earlier one.
+        images_seen (`int`, *optional*): What the published model was trained on. Results of the run at another time
+            (of a checkpoint, or from before training went on) say nothing about it and are left out.
 
     Returns:
         `list[Row]`: In order of first appearance.
@@ -64,6 +66,9 @@ def collect(results: list[dict[str, Any]]) -> list[Row]:
         value = line.get("value")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             continue
+        if line["subject"] == "trained" and None not in (images_seen, line.get("images_seen")):
+            if line["images_seen"] != images_seen:
+                continue
         protocol, data = line.get("protocol") or {}, line.get("data") or {}
         key = json.dumps([line["metric"], protocol, data], sort_keys=True)
         row = rows.setdefault(key, Row(line["metric"], protocol, data))

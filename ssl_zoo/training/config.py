@@ -118,6 +118,7 @@ class EvaluationConfig:
     temperature: float = key(0.07, "temperature of the neighbours' weights")
     max_bank_rows: int | None = key(None, "use the first this many rows of the train split; null = all")
     batch_size: int = key(256, "images per forward pass")
+    image_size: int | None = key(None, "side of an evaluated image in pixels; null = views.global_size")
     crop_pct: float = key(
         0.875, "share of the resized image that the centre crop keeps; 1.0 = no crop, for small images"
     )
@@ -126,6 +127,8 @@ class EvaluationConfig:
         """Refuse values that no evaluation can use."""
         for name in ("k", "temperature", "batch_size", "crop_pct"):
             _require(getattr(self, name) > 0, name, "> 0", getattr(self, name))
+        value = self.image_size
+        _require(value is None or value > 0, "image_size", "> 0 or null", value)
         value = self.max_bank_rows
         _require(value is None or value >= self.k, "max_bank_rows", f"at least k = {self.k}, or null", value)
         for name in ("train_split", "test_split"):

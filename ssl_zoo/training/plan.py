@@ -13,7 +13,7 @@ class Plan:
         num_processes (`int`): processes that train together.
         micro_batch_size (`int`): images per process and forward pass.
         accumulation_steps (`int`): forward passes per optimiser step.
-        steps_per_epoch (`float`): optimiser steps in one pass over the data; no whole number, as the stream is endless.
+        steps_per_epoch (`float`): optimiser steps in one pass over the data; mostly no whole number.
         total_steps (`int`): optimiser steps that the schedules span.
         stop_step (`int`): optimiser steps that are really done: fewer when `train.max_steps` says so.
         warmup_steps (`float`): optimiser steps of warm-up.

@@ -17,7 +17,7 @@ def probe(session: Session) -> float:
     recipe, config, views = session.recipe, session.recipe.evaluation, session.recipe.views
     backbone = session.core.get_submodule("timm_model")
     view = EvalView(
-        views.global_size,
+        config.image_size or views.global_size,
         mean=views.mean,
         std=views.std,
         crop_pct=config.crop_pct,

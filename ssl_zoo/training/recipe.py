@@ -56,7 +56,8 @@ class Recipe:
 
     def model_config(self) -> SSLConfig:
         """Build the configuration that the method's model classes take."""
-        return config_class_of(self.method)(**self.model)
+        config: SSLConfig = config_class_of(self.method)(**self.model)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, complete: the form in which a recipe is saved and compared."""

@@ -1,13 +1,11 @@
 """The keys that a recipe may have: their types, defaults and help, and the nearest one to a misspelt key."""
 
 import dataclasses
-import importlib
 import inspect
 from typing import Any, get_type_hints
 
 from ssl_zoo.data.source import DataConfig
 from ssl_zoo.data.views import ViewsConfig
-from ssl_zoo.models.configuration_base import SSLConfig
 from ssl_zoo.models.registry import config_class_of, method_names
 from ssl_zoo.training import strict_yaml
 from ssl_zoo.training.config import EvaluationConfig, OptimConfig, TrainConfig

@@ -225,9 +225,10 @@ def build_model(recipe: Recipe) -> SSLForPreTraining:
     torch.manual_seed(recipe.train.seed)
     model: SSLForPreTraining = pretraining_class_of(recipe.method)(recipe.model_config())
     views = recipe.views
+    size = recipe.evaluation.image_size or views.global_size
     model.config.pretrained_cfg = {
         **(model.config.pretrained_cfg or {}),
-        "input_size": [3, views.global_size, views.global_size],
+        "input_size": [3, size, size],
         "mean": list(views.mean),
         "std": list(views.std),
         "interpolation": views.interpolation,

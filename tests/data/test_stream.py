@@ -2,8 +2,10 @@
 
 import itertools
 import logging
+import multiprocessing
 import pickle
 import random
+import subprocess
 import warnings
 from pathlib import Path
 from typing import Any
@@ -127,7 +129,7 @@ class TestCoverage:
             assert first != sorted(first)
 
     def test_more_streams_than_rows_is_an_error_in_words(self, source: ImageSource) -> None:
-        with pytest.raises(DataError, match=r"42 rows in split 'train', fewer than the 44 streams .* data\.num_workers"):
+        with pytest.raises(DataError, match=r"42 rows in split 'train', fewer than the 44 streams .*data\.num_workers"):
             ViewStream(source, RAW, batch_size=2, world_size=22, num_workers=2)
 
 
@@ -168,7 +170,7 @@ class TestResume:
             assert ids(after) == ids(whole[number + 1 : number + 3])
 
     def test_another_number_of_workers_is_an_error_in_words(self, source: ImageSource) -> None:
-        with pytest.raises(DataError, match=r"made with 2 data workers .* this run has 3.*data\.num_workers"):
+        with pytest.raises(DataError, match=r"made with 2 data workers .*this run has 3.*data\.num_workers"):
             ViewStream(source, RAW, batch_size=2, num_workers=3, positions=[0, 0])
 
 
@@ -198,8 +200,8 @@ class TestViews:
 
     @pytest.mark.parametrize("num_workers", [0, 2])
     def test_global_random_states_are_left_alone(self, source: ImageSource, num_workers: int) -> None:
-        def states() -> bytes:
-            return pickle.dumps((torch.get_rng_state(), np.random.get_state(), random.getstate()))  # noqa: NPY002
+        def states() -> tuple[Any, ...]:
+            return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
 
         before = states()
         take(make_loader(source, views(), batch_size=4, num_workers=num_workers), 3)
@@ -208,6 +210,18 @@ class TestViews:
     def test_workers_compute_with_one_thread(self, source: ImageSource) -> None:
         batch = next(iter(make_loader(source, ThreadCount(), batch_size=2, num_workers=1)))
         assert batch.views[0].unique().tolist() == [1]
+
+    def test_workers_obey_their_parent_only(self, source: ImageSource) -> None:
+        before = set(multiprocessing.active_children())
+        iterator = iter(make_loader(source, RAW, batch_size=2, num_workers=1))
+        next(iterator)
+        (worker,) = set(multiprocessing.active_children()) - before
+        for number in ("TERM", "INT"):  # as a terminal or a scheduler sends it to the whole group
+            subprocess.run(["sh", "-c", f"kill -{number} {worker.pid}"], check=True)
+        assert len(ids(take(iterator, 30))) == 60
+        worker.terminate()  # as Python does at exit, which would otherwise wait forever
+        worker.join(timeout=20)
+        assert worker.exitcode == 0
 
     def test_it_can_be_sent_to_a_spawned_worker(self, source: ImageSource) -> None:
         stream = ViewStream(source, views(), batch_size=5, shuffle_buffer=8)

@@ -86,6 +86,16 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
         yield LocalHub(server, home)
 
 
+@pytest.fixture
+def hub_here(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
+    """A fresh, empty Hub that `HfApi` uses in this process, for tests that push; downloads need `hub.run`."""
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
+    return hub
+
+
 @pytest.fixture(scope="module")
 def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
     """A Hub for the tests of one file that only read what one of them published."""

@@ -55,13 +55,18 @@ def make_run(folder: Path, *, small_image_stem: bool = False, evaluated: bool = 
         num_prototypes=10,
     )
     model = ssl_zoo.MiraForPreTraining(config)
+    views = {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "interpolation": "bilinear"}
+    model.config.pretrained_cfg = {**config.pretrained_cfg, **views, "input_size": [3, 64, 64], "crop_pct": 1.0}
     model.train()([torch.randn(8, 3, 32, 32), torch.randn(8, 3, 32, 32)])  # batch-norm statistics that aren't trivial
+    with torch.no_grad():
+        for parameter in model.student_backbone.parameters():
+            parameter.add_(0.01)  # the student is ahead of the teacher, as after training
     model.save_pretrained(run / "model")
     recipe = {
         "method": "mira",
         "model": {"architecture": "resnet18", "model_args": TINY},
         "data": {"path": str(images), "revision": None, "split": "train"},
-        "views": {"global_size": 64, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2], "interpolation": "bilinear"},
+        "views": {"global_size": 64, **views},
         "train": {"epochs": 2, "global_batch_size": 64, "seed": 0, "output_dir": str(run)},
         "evaluation": {"crop_pct": 1.0},
         "results": [],

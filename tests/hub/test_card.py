@@ -76,6 +76,16 @@ def test_results_on_other_data_are_not_mixed() -> None:
     assert "| 0.75 |" in table
 
 
+def test_results_of_another_state_of_the_run_are_left_out() -> None:
+    metrics = [{"step": 2, "images_seen": 128}]
+    old = [result(images_seen=64, value=0.75), result(subject="random_init", images_seen=0, value=0.25)]
+    text = card(old, options={"metrics": metrics})
+    assert "0.75" not in text
+    assert ModelCard(text).data.eval_results is None
+    table = section(card([result(), *old], options={"metrics": metrics}), "Results")
+    assert "| 0.4375 | 0.25 | not measured |" in table
+
+
 def test_training_facts_come_from_the_log() -> None:
     metrics = [{"step": n, "images_seen": 640 * n, "images_per_second": 64.0} for n in (1, 2, 3)]
     text = section(card([], options={"metrics": metrics}), "Training")

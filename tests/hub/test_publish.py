@@ -2,16 +2,20 @@
 
 import json
 import re
+import runpy
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+import ssl_zoo
 from ssl_zoo.hub.export import ExportError, export_repo
-from tests.hub.conftest import LocalHub
+from ssl_zoo.hub.publish import PublishError, publish
+from tests.hub.conftest import ROOT, LocalHub
 from tests.hub.runs import make_run
 from tests.hub.server import HALF_REQUEST, NO_REPLY, READ_TOKEN, STRANGER_TOKEN, HubServer
 
@@ -56,12 +60,22 @@ def published(shared_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) ->
     assert "Published" in done.stdout
     export_repo(run, folder / "local")
     export_repo(make_run(folder / "other", small_image_stem=True), folder / "small")
-    code = f"""
-import ssl_zoo, transformers
-report(it=ssl_zoo.MiraForPreTraining.from_pretrained({str(run / "model")!r}).eval().timm_model)
-"""
-    features = shared_hub.run(DIGEST + code).stdout.split()[-1]
-    return Published(shared_hub, run, folder / "small", folder / "local", features)
+    repo = shared_hub.server.repos["model", "org/name"]
+    repo.branches["exp/one"] = repo.branches["main"]
+    repo.put({"NOTES.md": b"a branch"}, branch="exp/one")
+    model = ssl_zoo.MiraForPreTraining.from_pretrained(run / "model")
+    return Published(shared_hub, run, folder / "small", folder / "local", features_of(model.timm_model))
+
+
+def features_of(backbone: torch.nn.Module) -> str:
+    """Do what `report` does in other processes."""
+    threads = torch.get_num_threads()
+    names: dict[str, Any] = {}
+    exec(DIGEST, names)
+    with torch.no_grad():
+        digest: str = names["digest"](backbone(names["images"]))
+    torch.set_num_threads(threads)
+    return digest
 
 
 def jpeg() -> bytes:
@@ -127,7 +141,8 @@ def test_with_ssl_zoo(published: Published) -> None:
     full = AutoModelForPreTraining.from_pretrained("org/name")
     assert type(model) is ssl_zoo.MiraModel and type(full) is ssl_zoo.MiraForPreTraining
     assert type(AutoConfig.from_pretrained("org/name")) is ssl_zoo.MiraConfig
-    report(model=model, full=full.timm_model)
+    branch = AutoModelForPreTraining.from_pretrained("org/name", revision="exp/one")
+    report(model=model, full=full.timm_model, branch=branch.timm_model)
     from safetensors.torch import load_file
     saved = load_file({str(published.run / "model" / "model.safetensors")!r})
     loaded = full.state_dict()
@@ -142,7 +157,7 @@ def test_with_ssl_zoo(published: Published) -> None:
     """
     prepare, own, _, _, _, full = card_code(published)
     done = published.hub.run(DIGEST + _dedent(code) + prepare + own + full + "\nassert embedding.shape == (1, 32)")
-    assert reported(done.stdout) == {"model": published.features, "full": published.features}
+    assert reported(done.stdout) == dict.fromkeys(("model", "full", "branch"), published.features)
 
 
 def test_trust_remote_code_without_ssl_zoo(published: Published) -> None:
@@ -191,9 +206,10 @@ def test_as_a_timm_model(published: Published) -> None:
     hub = timm.create_model("hf-hub:org/name", pretrained=True).eval()
     local = timm.create_model({"local-dir:" + str(published.local)!r}, pretrained=True).eval()
     assert "transformers" not in sys.modules
-    report(hub=hub, local=local)
+    branch = timm.create_model("hf-hub:org/name@exp/one", pretrained=True).eval()
+    report(hub=hub, local=local, branch=branch)
     data = timm.data.resolve_model_data_config(hub)
-    assert data["input_size"] == (3, 64, 64) and data["std"] == (0.2, 0.2, 0.2), data
+    assert tuple(data["input_size"]) == (3, 64, 64) and tuple(data["std"]) == (0.2, 0.2, 0.2), data
     try:
         timm.create_model({"local-dir:" + str(published.small)!r}, pretrained=True)
     except RuntimeError as error:
@@ -202,7 +218,7 @@ def test_as_a_timm_model(published: Published) -> None:
         raise AssertionError("timm loaded a stem that it doesn't have")
     """
     done = published.hub.run(DIGEST + _dedent(code), without_ssl_zoo=True)
-    assert reported(done.stdout) == {"hub": published.features, "local": published.features}
+    assert reported(done.stdout) == dict.fromkeys(("hub", "local", "branch"), published.features)
 
 
 def test_by_the_wrapper_of_transformers(published: Published) -> None:
@@ -222,143 +238,142 @@ def _dedent(code: str) -> str:
     return textwrap.dedent(code)
 
 
-# Publishes several times in one process, since importing torch takes longer than everything else.
-PUBLISH = """
-import json, sys
-from ssl_zoo.hub.publish import PublishError, publish
-def attempt(*arguments, **options):
-    try:
-        made = publish(*arguments, **options)
-    except PublishError as error:
-        print(json.dumps({"error": str(error)}))
-    else:
-        print(json.dumps({"commit": made.commit, "changed": made.changed}))
-"""
+def refused(*arguments: Any, **options: Any) -> str:
+    with pytest.raises(PublishError) as caught:
+        publish(*arguments, **options)
+    return str(caught.value)
 
 
-def attempts(hub: LocalHub, calls: str, **environment: str | None) -> list[dict[str, str]]:
-    done = hub.run(PUBLISH + _dedent(calls), **environment)
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+def visible(hub: LocalHub) -> tuple[set[str], int]:
+    """What a reader of the main branch sees, and the number of commits."""
+    return set(files_of(hub.server)), len(hub.server.repos["model", "org/name"].history("main"))
 
 
-def test_a_failed_push_leaves_nothing_half_done(hub: LocalHub, tmp_path: Path) -> None:
+def test_a_failed_push_leaves_nothing_half_done(hub_here: LocalHub, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    hub.server.fail("PUT", "/lfs/", 403, nth=2)
-    hub.server.fail("POST", "/commit/", HALF_REQUEST, nth=1)
-    hub.server.fail("POST", "/commit/", NO_REPLY, nth=2)
-    calls = f"""
-    from huggingface_hub import HfApi
-    def look():
-        print(json.dumps({{"files": HfApi().list_repo_files("org/name"), "commits": len(HfApi().list_repo_commits("org/name"))}}))
-    for number in range(5):
-        attempt({str(run)!r}, "org/name")
-        look()
-    """
-    upload, _, cut, after_cut, unheard, after_unheard, repeated, _, again, last = attempts(hub, calls)
-    assert "without the model" in upload["error"]
-    assert "the new repository 'org/name'" in upload["error"]
-    assert "403" in upload["error"]
-    assert "Nothing of this push is visible" in cut["error"], "the second attempt found the repository there"
-    for failed in (upload, cut, unheard):
-        assert "Repeating the command is safe" in failed["error"]
-    assert after_cut == {"files": [".gitattributes"], "commits": 1}
-    assert "has a new commit" in unheard["error"]
-    assert after_unheard["commits"] == 2
-    assert repeated["changed"] is False
-    assert again == repeated
-    assert last == after_unheard
-    assert set(last["files"]) > {"README.md", "model.safetensors", "pretraining/model.safetensors"}
+    hub_here.server.fail("PUT", "/lfs/", 403, nth=2)
+    error = refused(run, "org/name")
+    assert "Of this push there is the new repository 'org/name', without the model" in error
+    assert "403" in error
+    assert "Repeating the command is safe" in error
+    assert visible(hub_here) == (set(), 1)
+
+    for action in (HALF_REQUEST, 500):
+        hub_here.server.fail("POST", "/commit/", action)
+        error = refused(run, "org/name")
+        assert "Nothing of this push is visible. Repeating the command is safe" in error
+        assert visible(hub_here) == (set(), 1)
+
+    sent = [path for method, path, status in hub_here.server.requests if method == "PUT" and status == 200]
+    assert len(sent) == len(set(sent)), "no file is sent twice, however often the push fails"
+    made = publish(run, "org/name")
+    assert made.changed
+    assert visible(hub_here) == (set(made.files), 2)
 
 
-def test_what_an_earlier_run_left_is_replaced(hub: LocalHub, tmp_path: Path) -> None:
+def test_a_push_whose_answer_is_lost(hub_here: LocalHub, tmp_path: Path) -> None:
+    run = make_run(tmp_path)
+    hub_here.server.fail("POST", "/commit/", NO_REPLY)
+    error = refused(run, "org/name")
+    files, commits = visible(hub_here)
+    assert "'main' has a new commit" in error
+    assert "Repeating the command is safe" in error
+    again = publish(run, "org/name")
+    assert not again.changed
+    assert visible(hub_here) == (files, commits) == (set(again.files), 2)
+
+
+def test_a_push_that_loses_the_network(hub_here: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path)
+    hub_here.server.fail("POST", "/commit/", HALF_REQUEST)
+    hub_here.server.fail("GET", "/api/models/org/name/revision/main", 500)
+    error = refused(run, "org/name")
+    assert "Whether the commit arrived is unknown; if it did, it did so whole." in error
+    assert visible(hub_here) == (set(), 1)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    assert "Check the network" in refused(run, "org/name")
+
+
+def test_what_an_earlier_run_left_is_replaced(hub_here: LocalHub, tmp_path: Path) -> None:
     first = make_run(tmp_path / "first")
     second = make_run(tmp_path / "second", evaluated=False, seed=1)
-    hub.server.add_repo("org/name", {"NOTES.md": b"by hand", "modeling_old.py": b"x = 1"})
-    one, two = attempts(hub, f"attempt({str(first)!r}, 'org/name')\nattempt({str(second)!r}, 'org/name')")
-    assert one["changed"]
-    assert two["changed"]
-    assert "results.jsonl" in files_of(hub.server, revision=one["commit"])
-    files = files_of(hub.server)
+    hub_here.server.add_repo("org/name", {"NOTES.md": b"by hand", "modeling_old.py": b"x = 1"})
+    one, two = publish(first, "org/name"), publish(second, "org/name")
+    assert one.changed
+    assert two.changed
+    assert {"results.jsonl", "NOTES.md"} < set(files_of(hub_here.server, revision=one.commit or ""))
+    files = files_of(hub_here.server)
+    assert set(files) == {*two.files, "NOTES.md"}
     assert not {"results.jsonl", "clusters.png", "modeling_old.py"} & set(files)
-    assert files["NOTES.md"] == b"by hand"
     assert b"Not measured" in files["README.md"]
-    assert len(hub.server.repos["model", "org/name"].history("main")) == 4
+    assert len(hub_here.server.repos["model", "org/name"].history("main")) == 4
 
 
-def test_private_and_revision(hub: LocalHub, tmp_path: Path) -> None:
+def test_private_and_revision(hub_here: LocalHub, tmp_path: Path) -> None:
     run = make_run(tmp_path)
-    hub.server.add_repo("org/public", {"README.md": b"x"})
-    calls = f"""
-    run = {str(run)!r}
-    attempt(run, "org/name", private=True, revision="exp/one")
-    attempt(run, "org/public", private=True)
-    from huggingface_hub import HfApi, hf_hub_download
-    from transformers import AutoModel
-    import ssl_zoo
-    assert HfApi().model_info("org/name").private and not HfApi(token=False).repo_exists("org/name")
-    assert HfApi().list_repo_files("org/name") == [".gitattributes"], "main is as it was"
-    AutoModel.from_pretrained("org/name", revision="exp/one")
-    """
-    done, refused = attempts(hub, calls)
-    assert done["changed"]
-    assert "is public" in refused["error"]
-    assert "Nothing was sent" in refused["error"]
-    assert files_of(hub.server, "org/public") == {"README.md": b"x"}
-    card = files_of(hub.server, revision="exp/one")["README.md"].decode()
-    assert 'revision="exp/one"' in card
-    assert "hf-hub:org/name@exp/one" in card
+    made = publish(run, "org/name", private=True, revision="exp/one")
+    assert hub_here.server.repos["model", "org/name"].private
+    assert set(files_of(hub_here.server, revision="exp/one")) == set(made.files)
+    assert files_of(hub_here.server) == {}, "the main branch is as it was"
+    assert 'revision="exp/one"' in made.card
+    assert "hf-hub:org/name@exp/one" in made.card
+    assert publish(run, "org/name", revision="exp/one").commit == made.commit
+    assert hub_here.server.repos["model", "org/name"].private, "publishing again doesn't open it"
+
+    hub_here.server.add_repo("org/public", {"README.md": b"x"})
+    error = refused(run, "org/public", private=True)
+    assert "is public" in error
+    assert "Nothing was sent" in error
+    assert files_of(hub_here.server, "org/public") == {"README.md": b"x"}
 
 
-def test_refusals_in_words(hub: LocalHub, tmp_path: Path) -> None:
+def test_refusals_in_words(hub_here: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path)
-    hub.server.add_repo("org/open", {"README.md": b"x"})
-    hub.server.add_repo("org/busy", {"README.md": b"x"})
-    hub.server.fail("POST", "org/busy/commit/", 412)
-    hub.server.fail("POST", "org/busy/commit/", 409, nth=2)
-    hub.server.fail("POST", "org/busy/preupload/", 404, nth=3)
-    calls = f"""
-    run = {str(run)!r}
+    server = hub_here.server
+    server.add_repo("org/open", {"README.md": b"x"})
     for name in ("name", "org/na me", "org/name/x", "-org/name", "org/na--me", "org/x.git", "o" * 60 + "/" + "n" * 60):
-        attempt(run, name)
-    attempt(run, "org/name", token="hf_wrong")
-    attempt(run, "elsewhere/name")
-    attempt(run, "org/name", token={STRANGER_TOKEN!r})
-    attempt(run, "org/open", token={READ_TOKEN!r})
-    for _ in range(3):
-        attempt(run, "org/busy")
-    attempt(run + "-missing", "org/name")
-    import huggingface_hub.constants as constants
-    constants.ENDPOINT = "http://127.0.0.1:9"
-    attempt(run, "org/name")
-    """
-    found = [answer["error"] for answer in attempts(hub, calls)]
-    assert all("expected org/name" in error for error in found[:7])
-    assert "401" in found[7]
-    assert "hf auth login" in found[7]
-    for error, name in zip(found[8:11], ("elsewhere", "org", "org"), strict=True):
+        assert "expected org/name" in refused(run, name)
+    assert "finished run" in refused(tmp_path / "missing", "org/name")
+    assert server.requests == []
+
+    error = refused(run, "org/name", token="hf_wrong")
+    assert "401" in error
+    assert "hf auth login" in error
+    for name, token in (("elsewhere/name", None), ("org/name", STRANGER_TOKEN), ("org/open", READ_TOKEN)):
+        error = refused(run, name, token=token)
         assert "403" in error
-        assert f"'{name}' must be your user name" in error
+        assert f"'{name.split('/')[0]}' must be your user name" in error
         assert "Nothing of this push is visible" in error
-    assert "Somebody else changed 'org/busy'" in found[11]
-    assert "409" in found[12]
-    assert "404" in found[13]
-    assert "finished run" in found[14]
-    assert "Check the network" in found[15]
-    assert list(hub.server.repos) == [("model", "org/open"), ("model", "org/busy")]
-    assert all(set(files_of(hub.server, name)) == {"README.md"} for name in ("org/open", "org/busy"))
+    for status, words in (
+        (412, "Somebody else changed"),
+        (409, "Somebody else changed"),
+        (404, "finds no 'org/open'"),
+    ):
+        server.fail("POST", "org/open/commit/", status)
+        assert words in refused(run, "org/open")
+    server.fail("POST", "org/open/preupload/", 404)
+    assert "finds no 'org/open'" in refused(run, "org/open")
+    assert list(server.repos) == [("model", "org/open")]
+    assert set(files_of(server, "org/open")) == {"README.md"}
 
 
-def test_dry_run_sends_nothing(hub: LocalHub, tmp_path: Path) -> None:
+def run_script(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr("sys.argv", ["publish.py", *arguments])
+    runpy.run_path(str(ROOT / "recipes" / "publish.py"), run_name="__main__")
+
+
+def test_dry_run_sends_nothing(
+    hub_here: LocalHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = make_run(tmp_path, evaluated=False)
-    done = hub.run("recipes/publish.py", str(run), "org/name", "--dry-run", "--private", HF_TOKEN=None)
-    assert hub.server.requests == []
-    assert re.search(r"pretraining/model\.safetensors +[\d,]+ bytes", done.stdout)
-    assert "Not measured" in done.stdout
-    failed = hub.run("recipes/publish.py", str(run), "org/name", HF_TOKEN=None, check=False)
-    assert failed.returncode == 1
-    assert failed.stderr.splitlines()[-1].startswith("Not published. ")
-    assert "hf auth login" in failed.stderr
-    assert "Traceback" not in failed.stderr
+    run_script(monkeypatch, str(run), "org/name", "--dry-run", "--private")
+    shown = capsys.readouterr().out
+    assert hub_here.server.requests == []
+    size = (run / "model" / "model.safetensors").stat().st_size
+    assert re.search(rf"pretraining/model\.safetensors +{size:,} bytes", shown)
+    assert "Not measured" in shown
+    with pytest.raises(SystemExit, match=r"^Not published\. .*expected org/name"):
+        run_script(monkeypatch, str(run), "name")
 
 
 def test_root_weights_are_the_teachers(tmp_path: Path) -> None:

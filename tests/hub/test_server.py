@@ -10,6 +10,7 @@ from PIL import Image
 
 from tests.hub.conftest import LocalHub
 from tests.hub.server import HALF_REPLY, HALF_REQUEST, NO_REPLY, READ_TOKEN, STRANGER_TOKEN
+from tests.hub.store import ApiError
 
 
 pytestmark = pytest.mark.hub
@@ -143,6 +144,19 @@ def test_streaming_dataset(hub: LocalHub) -> None:
                 raise AssertionError(name)
         """
     )
+
+
+def test_a_commit_is_applied_whole_or_not_at_all(hub: LocalHub) -> None:
+    repo = hub.server.add_repo("org/name", {"old.txt": b"x"})
+    header = {"key": "header", "value": {"summary": "m"}}
+    good = {"key": "file", "value": {"path": "new.txt", "content": "eA=="}}
+    delete = {"key": "deletedFile", "value": {"path": "old.txt"}}
+    bad = {"key": "lfsFile", "value": {"path": "w.safetensors", "oid": "0" * 64}}
+    with pytest.raises(ApiError, match="was not uploaded"):
+        repo.commit("main", [header, good, delete, bad], "owner")
+    assert set(repo.resolve("main").tree) == {".gitattributes", "old.txt"}
+    repo.commit("main", [header, good, delete], "owner")
+    assert set(repo.resolve("main").tree) == {".gitattributes", "new.txt"}
 
 
 @pytest.mark.parametrize("action", [403, HALF_REQUEST, HALF_REPLY, NO_REPLY])

@@ -1,0 +1,134 @@
+import numpy as np
+import pytest
+import torch
+
+from ssl_zoo.evaluation.knn import WeightedKnn
+
+
+def random_problem(num_bank=300, num_queries=90, width=16, num_classes=7, *, seed=0):
+    """Classes that overlap, so that the weights and the number of neighbours matter; lengths that must not."""
+    rng = np.random.default_rng(seed)
+    centres = rng.normal(size=(num_classes, width))
+    labels, classes = rng.integers(num_classes, size=num_bank), rng.integers(num_classes, size=num_queries)
+    bank = centres[labels] + 1.5 * rng.normal(size=(num_bank, width))
+    queries = centres[classes] + 1.5 * rng.normal(size=(num_queries, width))
+    bank *= rng.uniform(0.1, 10, size=(num_bank, 1))
+    tensors = (torch.tensor(bank).float(), torch.tensor(labels), torch.tensor(queries).float())
+    return *tensors, torch.tensor(classes)
+
+
+def brute_force(bank, labels, queries, *, k, temperature):
+    bank, queries = (array.double().numpy() for array in (bank, queries))
+    bank /= np.linalg.norm(bank, axis=1, keepdims=True)
+    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+    found = []
+    for query in queries:
+        similarities = bank @ query
+        nearest = np.argsort(-similarities, kind="stable")[:k]
+        votes = np.zeros(int(labels.max()) + 1)
+        for row in nearest:
+            votes[int(labels[row])] += np.exp(similarities[row] / temperature)
+        found.append(votes.argmax())
+    return torch.tensor(np.array(found))
+
+
+@pytest.mark.parametrize("temperature", [0.07, 1.0])
+@pytest.mark.parametrize("k", [1, 20, 300])
+def test_equals_brute_force(k, temperature):
+    bank, labels, queries, _ = random_problem()
+    found = WeightedKnn(bank, labels, temperature=temperature).predict(queries, k=k)
+    assert torch.equal(found, brute_force(bank, labels, queries, k=k, temperature=temperature))
+
+
+def test_the_weights_decide():
+    """One near neighbour outvotes two far ones at a low temperature, and not at a high one."""
+    bank, labels = torch.tensor([[1.0, 0.05], [0.6, 0.8], [0.6, -0.8]]), torch.tensor([1, 0, 0])
+    query = torch.tensor([[1.0, 0.0]])
+    assert WeightedKnn(bank, labels, temperature=0.07).predict(query, k=3).tolist() == [1]
+    assert WeightedKnn(bank, labels, temperature=10.0).predict(query, k=3).tolist() == [0]
+
+
+def test_several_k_in_one_pass_equal_one_at_a_time():
+    bank, labels, queries, _ = random_problem()
+    classifier = WeightedKnn(bank, labels, temperature=1.0)
+    together = classifier.predict(queries, k=[20, 1, 100, 5])
+    assert together.shape == (4, len(queries))
+    for row, k in zip(together, (20, 1, 100, 5), strict=True):
+        assert torch.equal(row, classifier.predict(queries, k=k))
+    assert len({tuple(row.tolist()) for row in together}) == 4
+
+
+@pytest.mark.parametrize(("query_chunk", "bank_chunk"), [(1, 1), (7, 13), (90, 299), (1000, 1000)])
+def test_chunks_change_nothing(query_chunk, bank_chunk):
+    bank, labels, queries, _ = random_problem()
+    bank = torch.cat([bank, bank[::3]])  # exact ties across chunks
+    labels = torch.cat([labels, (labels[::3] + 1) % 7])
+    expected = WeightedKnn(bank, labels).predict(queries, k=[1, 10, 20])
+    found = WeightedKnn(bank, labels, query_chunk=query_chunk, bank_chunk=bank_chunk).predict(queries, k=[1, 10, 20])
+    assert torch.equal(found, expected)
+
+
+def test_memory_is_bounded_by_the_chunks(monkeypatch):
+    bank, labels, queries, _ = random_problem(num_bank=500, num_queries=400)
+    largest, topk = [], torch.Tensor.topk
+
+    def watching(tensor, *arguments, **options):
+        largest.append(tensor.numel())
+        return topk(tensor, *arguments, **options)
+
+    monkeypatch.setattr(torch.Tensor, "topk", watching)
+    WeightedKnn(bank, labels, query_chunk=32, bank_chunk=64).predict(queries, k=20)
+    assert max(largest) == 32 * (64 + 20)
+    assert len(largest) == 13 * 8
+
+
+@pytest.mark.parametrize("bank_chunk", [1, 3, 1000])
+def test_of_equally_similar_rows_the_first_of_the_bank_count(bank_chunk):
+    bank = torch.eye(4)[torch.arange(40) % 4]
+    labels = torch.arange(40) // 4
+    queries = torch.eye(4)
+    assert WeightedKnn(bank, labels, bank_chunk=bank_chunk).predict(queries, k=1).tolist() == [0] * 4
+    # Among 3 equal votes the lowest class wins.
+    assert WeightedKnn(bank, 9 - labels, bank_chunk=bank_chunk).predict(queries, k=3).tolist() == [7] * 4
+
+
+def test_perfect_and_chance():
+    bank, labels, _, _ = random_problem()
+    assert torch.equal(WeightedKnn(bank, labels).predict(bank, k=1), labels)
+    opposite = WeightedKnn(bank, labels).predict(-bank, k=1)
+    assert (opposite == labels).float().mean() < 0.5
+
+
+def test_half_precision_and_no_queries():
+    bank, labels, queries, _ = random_problem()
+    classifier = WeightedKnn(bank.half(), labels)
+    assert (classifier.predict(queries.half()) == WeightedKnn(bank, labels).predict(queries)).float().mean() > 0.95
+    assert classifier.predict(queries[:0], k=[1, 5]).shape == (2, 0)
+
+
+@pytest.mark.gpu
+def test_a_gpu_gives_the_same_classes():
+    bank, labels, queries, _ = random_problem()
+    found = WeightedKnn(bank, labels, device="cuda").predict(queries, k=[1, 20])
+    assert torch.equal(found.cpu(), WeightedKnn(bank, labels).predict(queries, k=[1, 20]))
+
+
+def test_what_does_not_fit_is_refused():
+    bank, labels, queries, _ = random_problem()
+    classifier = WeightedKnn(bank, labels)
+    with pytest.raises(ValueError, match=r"`k` must lie in \[1, 300\], the number of rows in the bank; got 301"):
+        classifier.predict(queries, k=301)
+    with pytest.raises(ValueError, match="`k`"):
+        classifier.predict(queries, k=[20, 0])
+    with pytest.raises(ValueError, match=r"`queries` must have shape \(queries, 16\)"):
+        classifier.predict(queries[:, :8])
+    with pytest.raises(ValueError, match="`queries` holds infinite or NaN"):
+        classifier.predict(torch.full((1, 16), float("nan")))
+    with pytest.raises(ValueError, match="`bank` holds infinite or NaN"):
+        WeightedKnn(torch.full((1, 16), float("inf")), labels[:1])
+    with pytest.raises(ValueError, match="`labels` must be >= 0, got -1"):
+        WeightedKnn(bank, labels - 1)
+    with pytest.raises(ValueError, match=r"got \(300, 16\) and \(299,\)"):
+        WeightedKnn(bank, labels[1:])
+    with pytest.raises(ValueError, match="`temperature` must be > 0, got 0"):
+        WeightedKnn(bank, labels, temperature=0)

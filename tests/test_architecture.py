@@ -1,0 +1,223 @@
+"""The layers import downwards only, files have names that say something, and every method has all its parts."""
+
+import ast
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from ssl_zoo.models.registry import method_names
+
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGE = ROOT / "ssl_zoo"
+MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
+
+# Layer (longest prefix wins) -> modules of ours that it may import, besides its own layer. A final dot = all in it.
+MAY_IMPORT: dict[str, tuple[str, ...]] = {
+    "ssl_zoo": ("ssl_zoo.models.registry",),
+    "ssl_zoo.provenance": (),
+    "ssl_zoo.functional": (),
+    "ssl_zoo.nn": ("ssl_zoo.functional.",),
+    "ssl_zoo.models": ("ssl_zoo.functional.", "ssl_zoo.nn."),
+    "ssl_zoo.models.registry": (),
+    "ssl_zoo.data": (),
+    "ssl_zoo.evaluation": ("ssl_zoo.functional.", "ssl_zoo.models.", "ssl_zoo.data.", "ssl_zoo.provenance"),
+    "ssl_zoo.training": (
+        "ssl_zoo.functional.",
+        "ssl_zoo.nn.",
+        "ssl_zoo.models.",
+        "ssl_zoo.data.",
+        "ssl_zoo.evaluation.",
+        "ssl_zoo.provenance",
+    ),
+    "ssl_zoo.hub": ("ssl_zoo.nn.backbone", "ssl_zoo.models.", "ssl_zoo.training.recipe", "ssl_zoo.provenance"),
+}
+# A method may import these, and itself, but no other method.
+MODELS_BASE = ("ssl_zoo.models.configuration_base", "ssl_zoo.models.modeling_base", "ssl_zoo.models.registry")
+
+# Layer -> the third-party packages that it may import.
+_COMMON = ("torch", "numpy")
+THIRD_PARTY: dict[str, tuple[str, ...]] = {
+    "ssl_zoo": (),
+    "ssl_zoo.provenance": (),
+    "ssl_zoo.functional": ("torch",),
+    "ssl_zoo.nn": ("torch", "timm"),
+    "ssl_zoo.models": ("torch", "timm", "transformers", "huggingface_hub", "safetensors"),
+    "ssl_zoo.models.registry": ("transformers",),
+    "ssl_zoo.data": (
+        *_COMMON,
+        *("datasets", "torchvision", "PIL", "pyarrow", "fsspec", "filelock", "huggingface_hub", "tqdm"),
+    ),
+    "ssl_zoo.evaluation": (
+        *_COMMON,
+        *("accelerate", "datasets", "evaluate", "huggingface_hub", "transformers"),
+        *("sklearn", "matplotlib", "PIL", "tqdm"),
+    ),
+    "ssl_zoo.training": (*_COMMON, "accelerate", "timm", "huggingface_hub", "safetensors", "yaml", "tqdm"),
+    "ssl_zoo.hub": (*_COMMON, "huggingface_hub", "safetensors", "timm", "transformers", "yaml"),
+}
+FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
+
+
+def layer_of(module: str, table: dict[str, tuple[str, ...]]) -> str:
+    """The most specific layer that a module belongs to; the package's own files stand alone."""
+    layers = [layer for layer in table if module == layer or (layer != "ssl_zoo" and module.startswith(f"{layer}."))]
+    assert layers, f"{module} belongs to no layer: add its folder to the tables of {Path(__file__).name}"
+    return max(layers, key=len)
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(tree: ast.AST) -> Iterator[tuple[str, int]]:
+    """Every imported module with its line; `from a import b` counts as `a.b`, which may be a module."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield from ((f"{module}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def problems_of(module: str, source: str) -> list[str]:
+    """What a module imports against the rules."""
+    layer = layer_of(module, MAY_IMPORT)
+    found = []
+    for name, line in imports(ast.parse(source)):
+        top = name.partition(".")[0]
+        if name.startswith("."):
+            found.append(f"line {line}: relative import {name}")
+        elif top == "ssl_zoo":
+            if not may_import(module, layer, name):
+                found.append(f"line {line}: {layer} may not import {name}")
+        elif top not in sys.stdlib_module_names:
+            allowed = THIRD_PARTY[layer_of(module, THIRD_PARTY)]
+            if top not in allowed:
+                found.append(f"line {line}: {layer} may not import {top}, only {', '.join(allowed) or 'the stdlib'}")
+    return found
+
+
+def may_import(module: str, layer: str, name: str) -> bool:
+    parts = module.split(".")
+    if layer == "ssl_zoo.models":
+        if len(parts) > 3 and name.startswith(".".join(parts[:3]) + "."):
+            return True
+        if name.startswith("ssl_zoo.models."):
+            return name.startswith(MODELS_BASE)
+    elif layer not in ("ssl_zoo", "ssl_zoo.models.registry") and name.startswith(f"{layer}."):
+        return True
+    return any(
+        name.startswith(allowed) if allowed.endswith(".") else name == allowed or name.startswith(f"{allowed}.")
+        for allowed in MAY_IMPORT[layer]
+    )
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_a_module_imports_downwards_only(path: Path) -> None:
+    assert problems_of(module_name(path), (ROOT / path).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "statement"),
+    [
+        ("ssl_zoo.functional.assignment", "import transformers"),
+        ("ssl_zoo.functional.assignment", "from ssl_zoo.nn.heads import Projector"),
+        ("ssl_zoo.nn.heads", "from accelerate import Accelerator"),
+        ("ssl_zoo.nn.heads", "from ssl_zoo import nn"),
+        ("ssl_zoo.models.mira.modeling_mira", "from ssl_zoo.models.msf.modeling_msf import MsfModel"),
+        ("ssl_zoo.models.mira.modeling_mira", "from ssl_zoo.training.recipe import Recipe"),
+        ("ssl_zoo.models.mira.modeling_mira", "from ssl_zoo.data.source import open_source"),
+        ("ssl_zoo.models.mira.modeling_mira", "from . import loss_mira"),
+        ("ssl_zoo.models.modeling_base", "from ssl_zoo.models.mira.modeling_mira import MiraModel"),
+        ("ssl_zoo.data.source", "def f():\n    from ssl_zoo.models.mira import MiraModel"),
+        ("ssl_zoo.evaluation.knn", "import ssl_zoo.training.loop"),
+        ("ssl_zoo.training.loop", "import gradio"),
+        ("ssl_zoo.training.loop", "from ssl_zoo.hub.card import render"),
+        ("ssl_zoo.hub.card", "from ssl_zoo.training.loop import train"),
+        ("ssl_zoo.provenance", "import torch"),
+        ("ssl_zoo", "from ssl_zoo.models.mira import MiraModel"),
+        ("ssl_zoo", "import torch"),
+    ],
+)
+def test_the_rules_catch(module: str, statement: str) -> None:
+    assert len(problems_of(module, statement)) == 1
+
+
+@pytest.mark.parametrize("folder", ["ssl_zoo", "recipes", "tests"])
+def test_no_file_has_a_name_that_says_nothing(folder: str) -> None:
+    paths = [path for path in (ROOT / folder).rglob("*") if path.suffix == ".py" or path.is_dir()]
+    assert not [str(path.relative_to(ROOT)) for path in paths if path.stem in FORBIDDEN_NAMES]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_a_module_prints_nothing_and_parses_no_arguments(path: Path) -> None:
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    assert "print" not in names
+    assert "argparse" not in {name.partition(".")[0] for name, _ in imports(tree)}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in MODULES if path.parts[1] in ("functional", "nn", "models") and path.name != "registry.py"],
+    ids=str,
+)
+def test_modelling_code_can_be_exported(path: Path) -> None:
+    """The exporter rewrites `from ssl_zoo.a.b import X` at the top of a module, and no other form."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    top = {id(node) for node in tree.body}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            assert not [alias.name for alias in node.names if alias.name.partition(".")[0] == "ssl_zoo"]
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ssl_zoo"):
+            assert id(node) in top, f"line {node.lineno}: import inside a function or class"
+
+
+def missing_parts(method: str, root: Path = ROOT) -> list[str]:
+    """What a method's folder lacks, by path."""
+    folder = root / "ssl_zoo" / "models" / method
+    needed = [folder / "__init__.py"]
+    needed += [folder / f"{part}_{method}.py" for part in ("configuration", "loss", "modeling")]
+    missing = [str(path.relative_to(root)) for path in needed if not path.is_file()]
+    if not list((root / "recipes" / method).glob("*.yaml")):
+        missing.append(f"recipes/{method}/<dataset>_<backbone>_<epochs>ep.yaml")
+    if not list((root / "tests").rglob(f"test_{method}*.py")):
+        missing.append(f"tests/models/test_{method}.py")
+    return missing
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_a_method_has_all_its_parts(method: str) -> None:
+    assert missing_parts(method) == []
+
+
+def test_what_a_new_method_lacks_is_listed_by_path(tmp_path: Path) -> None:
+    (tmp_path / "ssl_zoo" / "models" / "foo").mkdir(parents=True)
+    assert missing_parts("foo", tmp_path) == [
+        "ssl_zoo/models/foo/__init__.py",
+        "ssl_zoo/models/foo/configuration_foo.py",
+        "ssl_zoo/models/foo/loss_foo.py",
+        "ssl_zoo/models/foo/modeling_foo.py",
+        "recipes/foo/<dataset>_<backbone>_<epochs>ep.yaml",
+        "tests/models/test_foo.py",
+    ]
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_a_methods_names_follow_the_folder(method: str) -> None:
+    """Folder = model_type; the classes are <Method>Config, <Method>Model, <Method>ForPreTraining, ..."""
+    import ssl_zoo
+
+    prefix = method.title().replace("_", "")
+    for ending in ("Config", "Model", "ForPreTraining", "ForImageClassification"):
+        assert getattr(ssl_zoo, prefix + ending).__name__ == prefix + ending
+    assert getattr(ssl_zoo, f"{prefix}Config").model_type == method
+
+
+def test_files_stay_readable() -> None:
+    """One screen per idea: a file of more than 300 lines wants to be two."""
+    long = {str(path): len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in MODULES}
+    assert {path: lines for path, lines in long.items() if lines > 300} == {}

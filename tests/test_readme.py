@@ -1,0 +1,167 @@
+"""Every command and every Python block in the README works: it is run, or its dry form is.
+
+A command that matches nothing in `CHECKS` fails: say there how it is tested.
+"""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from ssl_zoo.training.recipe import load_recipe
+
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+
+
+def blocks(language: str, text: str | None = None) -> list[str]:
+    """The fenced blocks of one language."""
+    text = README.read_text(encoding="utf-8") if text is None else text
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str | None = None) -> list[str]:
+    """The commands of all shell blocks: continued lines joined, comments and prompts removed."""
+    found = []
+    for language in ("bash", "sh", "shell", "console"):
+        for block in blocks(language, text):
+            lines = (line.removeprefix("$ ") for line in block.replace("\\\n", " ").splitlines())
+            found += [" ".join(shlex.split(line, comments=True)) for line in lines]
+    return sorted({command for command in found if command})
+
+
+def run(*words: str) -> str:
+    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=250)
+    assert result.returncode == 0, f"{shlex.join(words)}\n{result.stdout}\n{result.stderr}"
+    return result.stdout
+
+
+def check_make(match: re.Match[str]) -> None:
+    """`make -n` reads the Makefile and resolves the target; `make help` lists it."""
+    for target in match["targets"].split():
+        assert "=" in target or f"make {target} " in run("make", "help"), f"`make help` doesn't list {target}"
+    run("make", "-n", *match["targets"].split())
+
+
+def check_train(match: re.Match[str]) -> None:
+    """The recipe and its overrides are read; the dry run is done where the data is the package's own."""
+    words = shlex.split(match["words"])
+    files = [word for word in words if word.endswith(".yaml") and "=" not in word]
+    overrides = [word for word in words if "=" in word]
+    assert len(files) <= 1
+    assert set(words) <= {*files, *overrides, "--dry-run", "--help"}
+    recipe = load_recipe(ROOT / (files[0] if files else "recipes/mira/embedded.yaml"), overrides)
+    if recipe.data.path == "embedded":
+        dry = ["--help"] if "--help" in words else ["--dry-run"]
+        assert "steps" in run(sys.executable, "recipes/train.py", *files, *overrides, *dry)
+
+
+def check_other_recipe(match: re.Match[str]) -> None:
+    """The options exist. What the scripts do is tested in tests/evaluation and tests/hub."""
+    text = run(sys.executable, match["script"], "--help")
+    for word in shlex.split(match["words"]):
+        option = word.partition("=")[0]
+        assert not option.startswith("-") or option in text, f"{match['script']} has no option {option}"
+
+
+def check_install(match: re.Match[str]) -> None:
+    """The extras exist."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extra in re.findall(r"\w+", match["extras"] or ""):
+        assert extra in project["optional-dependencies"]
+
+
+def check_activate(match: re.Match[str]) -> None:
+    """The environment that `make` sets up is the one that is activated."""
+    assert f"VENV := {match['folder']}\n" in (ROOT / "Makefile").read_text(encoding="utf-8")
+
+
+def nothing_to_check(match: re.Match[str]) -> None:
+    """Needs the network or the user's account."""
+
+
+LAUNCH = r"accelerate launch (?:--config_file (?P<config>\S+) )?(?:--num_processes \d+ )?"
+CHECKS: dict[str, Callable[[re.Match[str]], None]] = {
+    r"make (?P<targets>[\w =.-]+)": check_make,
+    LAUNCH + r"recipes/train\.py(?P<words>.*)": check_train,
+    LAUNCH + r"(?P<script>recipes/evaluate\.py)(?P<words>.*)": check_other_recipe,
+    r"python (?P<script>recipes/(?:publish|evaluate|quickstart)\.py)(?P<words>.*)": check_other_recipe,
+    r"pip install (?:-e )?(?:\.|ssl_zoo)(?:\[(?P<extras>[\w,]+)\])?": check_install,
+    r"(?:source|\.) (?P<folder>[\w.]+)/bin/activate": check_activate,
+    r"tensorboard --logdir \S+": nothing_to_check,
+    r"git clone \S+": nothing_to_check,
+    r"cd \S+": nothing_to_check,
+    r"hf auth login": nothing_to_check,
+}
+
+
+def check(command: str) -> None:
+    matches = [(match, how) for pattern, how in CHECKS.items() if (match := re.fullmatch(pattern, command))]
+    assert len(matches) == 1, (
+        f"`{command}` matches {len(matches)} entries of CHECKS in {Path(__file__).name}, wanted 1"
+    )
+    match, how = matches[0]
+    config = match.groupdict().get("config")
+    assert config is None or (ROOT / config).is_file(), f"there is no {config}"
+    how(match)
+
+
+@pytest.mark.parametrize("command", commands())
+def test_a_command_works(command: str) -> None:
+    check(command)
+
+
+def test_the_two_commands_are_there() -> None:
+    assert {"make quickstart", "make test"} <= set(commands())
+    assert "make --no-print-directory test\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_a_python_block_runs(block: str, tmp_path: Path) -> None:
+    """With every repository name replaced by that of a tiny local model."""
+    from PIL import Image
+
+    import ssl_zoo
+
+    config = ssl_zoo.MiraConfig(architecture="resnet10t", projector_hidden_features=[8], num_prototypes=4)
+    ssl_zoo.MiraForPreTraining(config).save_pretrained(tmp_path / "model")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "photo.jpg")
+    code = re.sub(r"""(["'])(?:hf-hub:)?[\w-]+/[\w.-]+\1""", repr(str(tmp_path / "model")), block)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", code]
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=250)
+
+
+def test_what_the_readme_links_to_is_there() -> None:
+    text = README.read_text(encoding="utf-8")
+    targets = re.findall(r"\]\((?!https?:|mailto:|#)([^)#\s]+)", text)
+    assert not [target for target in targets if not (ROOT / target).exists()]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "make nothing",
+        "accelerate launch recipes/train.py train.epoch=1",
+        "accelerate launch --config_file recipes/accelerate/none.yaml recipes/train.py",
+        "accelerate launch recipes/train.py recipes/mira/none.yaml",
+        "pip install -e .[all]",
+        "source venv/bin/activate",
+        "rm -rf runs",
+    ],
+)
+def test_a_command_that_does_not_work_is_caught(command: str) -> None:
+    with pytest.raises((AssertionError, ValueError)):
+        check(command)
+
+
+def test_commands_are_found_as_written() -> None:
+    text = "x\n```bash\n$ make test   # all\n\na \\\n  b\n# only words\n```\n```python\nno = 1\n```\n"
+    assert commands(text) == ["a b", "make test"]

@@ -14,7 +14,8 @@ help:  ## list the targets
 venv: $(STAMP)  ## set up .venv with everything the other targets need (they do it by themselves)
 
 quickstart: $(STAMP)  ## train MIRA on images the package makes itself, evaluate it, print a table, save a picture
-	$(BIN)/python recipes/quickstart.py
+	$(BIN)/accelerate launch recipes/train.py
+	$(BIN)/accelerate launch recipes/evaluate.py runs/mira-embedded --baselines
 
 test: $(STAMP)  ## run the tests (CPU, offline, a few minutes); ARGS='-k words' passes options to pytest
 	$(PYTEST) -m 'not slow' $(ARGS)

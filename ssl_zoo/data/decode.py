@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from datasets.utils.file_utils import is_local_path, xopen
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 
 class CorruptImageError(ValueError):
@@ -37,6 +37,8 @@ def decode_image(value: Any) -> Image.Image:
             return _to_rgb(image)
     except CorruptImageError:
         raise
+    except UnidentifiedImageError as error:  # its own text holds a memory address
+        raise CorruptImageError("not an image file") from error
     except Exception as error:  # PIL's plugins let through whatever their parsers stumble on
         raise CorruptImageError(f"{type(error).__name__}: {error}") from error
 

@@ -72,7 +72,9 @@ class StreamOrder:
         segments = self._segments(epoch, self._first + start, self._first + stop)
         if not self._shuffle:
             return segments, np.arange(stop - start)
-        return segments, np.random.default_rng([_ROWS, self._seed, epoch, self._stream, block]).permutation(stop - start)
+        return segments, np.random.default_rng([_ROWS, self._seed, epoch, self._stream, block]).permutation(
+            stop - start
+        )
 
     def _segments(self, epoch: int, start: int, stop: int) -> list[Segment]:
         """Rows `start` to `stop` of the epoch's sequence of shards, as pieces of those shards."""

@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from ssl_zoo.data import CorruptImageError, decode_image
 from tiny_sets import encoded
+
+from ssl_zoo.data import CorruptImageError, decode_image
 
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
@@ -102,7 +103,7 @@ JPEG = encoded(Image.effect_noise((64, 64), 50), "JPEG")
         (None, "no image"),
         ({"bytes": None, "path": None}, "no image"),
         ({"bytes": None, "path": "/does/not/exist.png"}, "FileNotFoundError"),
-        ({"bytes": b"", "path": None}, "UnidentifiedImageError"),
+        ({"bytes": b"", "path": None}, "not an image file"),
         ({"bytes": b"\x89PNG\r\n\x1a\n garbage", "path": None}, ""),
         ({"bytes": JPEG[: len(JPEG) // 2], "path": None}, "truncated"),
         ({"bytes": encoded(Image.new("F", (4, 4)), "TIFF"), "path": None}, "32-bit float"),
@@ -115,10 +116,11 @@ def test_corrupt_values(value: object, reason: str) -> None:
         decode_image(value)
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # PIL also warns of broken tags
 def test_damaged_files_never_raise_anything_else() -> None:
     rng = np.random.default_rng(0)
-    kinds = [(JPEG, "JPEG"), *((encoded(Image.effect_noise((32, 32), 50), kind), kind) for kind in ("PNG", "GIF", "TIFF", "BMP"))]
-    for content, _ in kinds:
+    for kind in ("JPEG", "PNG", "GIF", "TIFF", "BMP"):
+        content = encoded(Image.effect_noise((32, 32), 50), kind)
         for _ in range(40):
             damaged = bytearray(content)
             for place in rng.integers(0, len(content), 8):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from ssl_zoo.data.order import StreamOrder
 
 
@@ -36,9 +37,7 @@ def epoch_rows(order: StreamOrder, lengths: tuple[int, ...], epoch: int) -> list
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize(("lengths", "streams", "block"), CASES)
-def test_every_epoch_covers_every_row_once(
-    lengths: tuple[int, ...], streams: int, block: int, shuffle: bool
-) -> None:
+def test_every_epoch_covers_every_row_once(lengths: tuple[int, ...], streams: int, block: int, shuffle: bool) -> None:
     orders = [order_of(lengths, stream, streams, block, shuffle=shuffle) for stream in range(streams)]
     for epoch in range(3):
         rows = [epoch_rows(order, lengths, epoch) for order in orders]
@@ -64,7 +63,9 @@ def test_a_position_is_computed_not_replayed(lengths: tuple[int, ...], streams: 
 
 def test_without_shuffling_rows_come_in_file_order() -> None:
     lengths = (3, 11, 1, 20, 7)
-    rows = [row for stream in range(4) for row in epoch_rows(order_of(lengths, stream, 4, 5, shuffle=False), lengths, 0)]
+    rows = [
+        row for stream in range(4) for row in epoch_rows(order_of(lengths, stream, 4, 5, shuffle=False), lengths, 0)
+    ]
     assert rows == list(range(42))
 
 
@@ -75,7 +76,9 @@ def test_epochs_seeds_and_streams_have_their_own_order() -> None:
     assert base != epoch_rows(order_of(lengths, 0, 1, 16), lengths, 1)
     assert base != epoch_rows(order_of(lengths, 0, 1, 16, seed=6), lengths, 0)
     # One large block, one shard: only the permutation inside the block is left to differ.
-    permutations = [order_of((64,), stream, 2, 64).block(epoch, 0)[1].tolist() for stream in (0, 1) for epoch in (0, 1)]
+    permutations = [
+        order_of((64,), stream, 2, 64).block(epoch, 0)[1].tolist() for stream in (0, 1) for epoch in (0, 1)
+    ]
     assert len({tuple(permutation) for permutation in permutations}) == 4
 
 

@@ -14,6 +14,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_sets import UNEVEN, encoded, row_image, row_of, write_parquet
+from two_processes import run_in_two_processes
+
 from ssl_zoo.data import (
     Batch,
     CorruptCounter,
@@ -30,14 +33,12 @@ from ssl_zoo.data import (
     make_loader,
     open_source,
 )
-from tiny_sets import UNEVEN, encoded, row_image, row_of, write_parquet
-from two_processes import run_in_two_processes
 
 
 NUM_ROWS = sum(UNEVEN)
 RAW = RawPixels(8)
 TRUNCATED = encoded(Image.effect_noise((64, 64), 50), "JPEG")[:-400]
-CORRUPT = {4: b"no image at all", 13: TRUNCATED, 20: None, 33: "Text, not bytes".encode(), 41: b""}
+CORRUPT = {4: b"no image at all", 13: TRUNCATED, 20: None, 33: b"Text, not bytes", 41: b""}
 
 
 @pytest.fixture
@@ -129,7 +130,9 @@ class TestCoverage:
             assert first != sorted(first)
 
     def test_more_streams_than_rows_is_an_error_in_words(self, source: ImageSource) -> None:
-        with pytest.raises(DataError, match=r"42 rows in split 'train', fewer than the 44 streams .*data\.num_workers"):
+        with pytest.raises(
+            DataError, match=r"42 rows in split 'train', fewer than the 44 streams .*data\.num_workers"
+        ):
             ViewStream(source, RAW, batch_size=2, world_size=22, num_workers=2)
 
 
@@ -158,7 +161,11 @@ class TestResume:
 
         for batch, expected in zip(resumed, whole, strict=True):
             assert batch.sample_ids.tolist() == expected.sample_ids.tolist()
-            assert (batch.stream, batch.position, batch.skipped) == (expected.stream, expected.position, expected.skipped)
+            assert (batch.stream, batch.position, batch.skipped) == (
+                expected.stream,
+                expected.position,
+                expected.skipped,
+            )
             assert all(torch.equal(view, other) for view, other in zip(batch.views, expected.views, strict=True))
 
     def test_every_single_position_continues_exactly(self, tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def write_parquet(
     lengths: Sequence[int] = UNEVEN,
     *,
     split: str = "train",
-    replaced: Mapping[int, bytes | None] = {},  # noqa: B006
+    replaced: Mapping[int, bytes | None] = {},
     sorted_by_class: bool = False,
 ) -> Path:
     """Shards of these lengths; the class of a row is its number modulo 3, and rows in `replaced` hold other bytes."""

@@ -100,8 +100,15 @@ def test_batches_and_processes_change_no_accuracy(folder):
 
 
 def test_more_neighbours_than_images_are_refused_before_the_test_set_is_read(folder):
+    seen = []
+
+    def counting(images):
+        seen.append(len(images))
+        return images.flatten(1)
+
     with pytest.raises(ValueError, match=r"`k` must lie in \[1, 42\]"):
-        knn_accuracy(flatten, source_of(folder), source_of(folder, "test"), VIEW, k=(43,))
+        knn_accuracy(counting, source_of(folder), source_of(folder, "test"), VIEW, k=(43,))
+    assert sum(seen) == 42
 
 
 def test_a_split_without_labels_is_refused(folder, tmp_path):

@@ -184,7 +184,7 @@ def test_values_out_of_range_are_named(field, value):
         ssl_zoo.MiraConfig(**{field: value})
 
 
-def _health(**metrics):
+def _health(model=None, **metrics):
     healthy = {
         "loss": 1.0,
         "mutual_information": 1.2,
@@ -193,7 +193,7 @@ def _health(**metrics):
         "start_gain": 1.5,
         "view_correlation": 0.8,
     }
-    return _model().health({**healthy, **metrics})
+    return (model or _model()).health({**healthy, **metrics})
 
 
 def test_health_says_what_is_wrong_and_what_helps():
@@ -205,6 +205,9 @@ def test_health_says_what_is_wrong_and_what_helps():
     assert "can still grow" in slow
     (crowded,) = _health(marginal_entropy=0.4, mutual_information=0.3)
     assert "few prototypes" in crowded
+    assert "raise `beta`" in crowded
+    (common,) = _health(_model(teacher_temperature=0.05), marginal_entropy=0.4, mutual_information=0.3)
+    assert "temperature = 2.00" in common
     (dead,) = _health(used_prototypes=0.1)
     assert "only 10% of the prototypes" in dead
 

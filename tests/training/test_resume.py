@@ -46,7 +46,9 @@ def images(tmp_path_factory) -> Path:
             values.append({"bytes": b"no image" if corrupt else buffer.getvalue(), "path": None})
         features = Features({"image": Image(decode=False), "label": Value("int64")})
         table = Dataset.from_dict({"image": values, "label": list(range(rows))}, features=features)
-        table.cast_column("image", Image()).to_parquet(folder / f"train-{shard:05d}-of-{len(ROWS_OF_SHARDS):05d}.parquet")
+        table.cast_column("image", Image()).to_parquet(
+            folder / f"train-{shard:05d}-of-{len(ROWS_OF_SHARDS):05d}.parquet"
+        )
     return folder
 
 

@@ -213,9 +213,16 @@ class MiraForPreTraining(SSLForPreTraining):
                 f"{metrics['view_correlation']:.2f}); {cure}"
             )
         elif metrics["marginal_entropy"] < 0.5 * chance:
+            ratio = config.student_temperature / config.teacher_temperature
+            cure = (
+                "raise `beta` or the batch size"
+                if ratio < 1
+                else f"what all images share is multiplied by student / teacher temperature = {ratio:.2f} at each step and "
+                f"dies only below 1: raise `teacher_temperature`"
+            )
             found.append(
                 f"the assignments crowd on few prototypes (marginal entropy {metrics['marginal_entropy']:.2f} of "
-                f"ln K = {chance:.2f}): raise `beta` or the batch size"
+                f"ln K = {chance:.2f}); {cure}"
             )
         elif metrics["used_prototypes"] < 0.25:
             found.append(

@@ -2,7 +2,8 @@
 
 accelerate launch recipes/evaluate.py RUN_DIR_OR_REPO [--data PATH] [--k 20] [--baselines]
 
-Of a run the data and the protocol are its recipe's. Prints a table, appends to results.jsonl, draws clusters.png.
+Of a run the data and the protocol are its recipe's. Prints a table, appends to results.jsonl, draws clusters.png
+and, of a run, curves.png.
 """
 
 import argparse
@@ -20,6 +21,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from ssl_zoo.data.source import DataConfig, DataError, open_source
 from ssl_zoo.data.views import RawPixels
+from ssl_zoo.evaluation.curves import save_curves_picture
 from ssl_zoo.evaluation.load import (
     ModelLoadError,
     create_untrained,
@@ -144,6 +146,8 @@ def main() -> None:
         sys.exit(f"Not evaluated. {error}")
     if accelerator.is_main_process:
         append_results(output / "results.jsonl", results)
+        if (output / "metrics.jsonl").is_file():
+            save_curves_picture(output / "curves.png", {output.name: output / "metrics.jsonl"})
         print(f"\n{render_results(results)}\n\nWritten to {output}/")
     accelerator.end_training()
 

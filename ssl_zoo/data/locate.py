@@ -68,7 +68,7 @@ def locate(path: str, *, name: str | None, split: str, revision: str | None, str
 def _open(path: str, *, name: str | None, split: str, revision: str | None, streaming: bool, hint: str) -> Located:
     try:
         builder = datasets.load_dataset_builder(path, name, revision=revision)
-        files = builder.config.data_files or {}
+        files = {str(name): names for name, names in (builder.config.data_files or {}).items()}
         if files and split not in files:
             raise DataError(
                 f"{path!r} has no split {split!r}; it has {sorted(files)}.{nearest(split, files)} "

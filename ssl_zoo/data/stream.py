@@ -23,7 +23,7 @@ from ssl_zoo.data.views import ImageTransform, Pixels
 __all__ = ["Batch", "CorruptCounter", "ReadPosition", "ViewStream", "iterate_once", "make_loader"]
 
 _MIN_ROWS_TO_CALL_SORTED = 100
-# Workers open their files themselves and use no GPU, so forking is safe, and it saves each the imports (10 s and more).
+# Workers open their files themselves and use no GPU, so forking is safe, and saves each the imports (10 s and more).
 _FAST_START = "fork" if sys.platform == "linux" else None
 
 

@@ -222,7 +222,7 @@ class EvalView(ImageTransform):
     def crop(self, image: Image.Image, rng: random.Random) -> list[Pixels]:
         """The one centre view; nothing is random."""
         short = min(image.size)
-        width, height = (max(self._short_side, round(side * self._short_side / short)) for side in image.size)
+        width, height = (side * self._short_side // short for side in image.size)
         if (width, height) != image.size:
             image = image.resize((width, height), self._resampling)
         left, top = round((width - self._size) / 2), round((height - self._size) / 2)

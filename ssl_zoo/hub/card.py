@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,13 @@ from ssl_zoo.hub.privacy import is_local_folder
 from ssl_zoo.hub.results import NOT_MEASURED, Row, collect, render_table, to_model_index
 from ssl_zoo.hub.usage import render_usage
 from ssl_zoo.models.registry import config_class_of
+
+
+PICTURES = {
+    "clusters.png": "Images of the clusters the model found",
+    "curves.png": "Curves of the training run",
+}
+"""Pictures of a run that are published -> what they show."""
 
 
 @dataclass
@@ -46,7 +54,7 @@ def render_card(
     results: list[dict[str, Any]],
     repo_id: str,
     revision: str | None = None,
-    picture: str | None = None,
+    pictures: Sequence[str] = (),
 ) -> str:
     """Render the README.md of a published model.
 
@@ -57,7 +65,7 @@ def render_card(
         results (`list[dict]`): Lines of `results.jsonl`, may be empty: the card then says that nothing was measured.
         repo_id (`str`): Id that the code in the card loads from.
         revision (`str`, *optional*): Branch that the code in the card loads.
-        picture (`str`, *optional*): Image file of the repository to show.
+        pictures (`Sequence[str]`): Image files of the repository to show, of those in `PICTURES`.
 
     Returns:
         `str`: Metadata and text.
@@ -78,7 +86,7 @@ def render_card(
     sections = [
         f"# {repo_id.split('/')[-1]}",
         _introduction(method, recipe, config),
-        f"![Images of the clusters the model found]({picture})" if picture else "",
+        *(f"![{PICTURES[name]}]({name})" for name in pictures),
         "## Load it",
         render_usage(repo_id, revision, config, method=method.name),
         "## Results",

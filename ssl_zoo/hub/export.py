@@ -16,7 +16,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from ssl_zoo.hub.card import render_card
+from ssl_zoo.hub.card import PICTURES, render_card
 from ssl_zoo.hub.privacy import find_leaks, folder_name, is_local_folder, without_paths
 from ssl_zoo.hub.remote_code import flatten
 from ssl_zoo.models.registry import public_classes
@@ -45,7 +45,7 @@ def export_repo(
 
     Args:
         run_dir (`str` or `Path`): Folder of a finished run (`recipe.yaml`, `model/`, and what else there is of
-            `metrics.jsonl`, `results.jsonl`, `clusters.png`).
+            `metrics.jsonl`, `results.jsonl`, pictures).
         out_dir (`str` or `Path`): Where to write; made if missing, must be empty.
         repo_id (`str`): Id that the model card's code loads from.
         revision (`str`, *optional*): Branch that the model card's code names.
@@ -70,8 +70,9 @@ def export_repo(
     text = yaml.safe_dump(shared_recipe, sort_keys=False, allow_unicode=True, width=110)
     (out / "recipe.yaml").write_text(f"{note}{text}", encoding="utf-8")
     metrics, results = (_copy_lines(run, out, name) for name in ("metrics.jsonl", "results.jsonl"))
-    if (run / "clusters.png").is_file():
-        shutil.copyfile(run / "clusters.png", out / "clusters.png")
+    pictures = [name for name in PICTURES if (run / name).is_file()]
+    for name in pictures:
+        shutil.copyfile(run / name, out / name)
     card = render_card(
         shared_recipe,
         root_config,
@@ -79,7 +80,7 @@ def export_repo(
         results=results,
         repo_id=repo_id,
         revision=revision,
-        picture="clusters.png" if (out / "clusters.png").is_file() else None,
+        pictures=pictures,
     )
     (out / "README.md").write_text(card, encoding="utf-8")
     files = sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())

@@ -9,6 +9,7 @@ from pathlib import Path
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
+from ssl_zoo.hub.card import PICTURES
 from ssl_zoo.hub.export import PRETRAINING_FOLDER, ExportError, export_repo
 
 
@@ -174,7 +175,7 @@ def _commit(api: HfApi, state: _State, folder: Path, made: Publication) -> None:
 def _is_ours(path: str) -> bool:
     """Whether only publishing writes such a file: what an earlier run left must not pass for this run's."""
     return path.startswith(f"{PRETRAINING_FOLDER}/") or (
-        "/" not in path and path.endswith((".py", ".jsonl", ".safetensors", "clusters.png", "recipe.yaml"))
+        "/" not in path and path.endswith((".py", ".jsonl", ".safetensors", *PICTURES, "recipe.yaml"))
     )
 
 

@@ -133,13 +133,12 @@ def save(folder: Path, columns: dict[str, list[Any]], features: dict[str, Any]) 
     return str(folder)
 
 
-class TestColumns:
-    IMAGES = [{"bytes": encoded(row_image(row)), "path": None} for row in range(3)]
+IMAGES = [{"bytes": encoded(row_image(row)), "path": None} for row in range(3)]
 
+
+class TestColumns:
     def test_several_images_must_be_chosen_from(self, tmp_path: Path) -> None:
-        path = save(
-            tmp_path / "set", {"a": self.IMAGES, "b": self.IMAGES}, {"a": datasets.Image(), "b": datasets.Image()}
-        )
+        path = save(tmp_path / "set", {"a": IMAGES, "b": IMAGES}, {"a": datasets.Image(), "b": datasets.Image()})
         with pytest.raises(DataError, match=r"several columns of images \(\['a', 'b'\]\).*`data\.image_column`"):
             open_source(DataConfig(path=path))
         assert open_source(DataConfig(path=path, image_column="b")).image_column == "b"
@@ -158,16 +157,16 @@ class TestColumns:
             open_source(DataConfig(path=path, label_column="numbr"))
 
     def test_a_column_of_bare_bytes_can_be_named(self, tmp_path: Path) -> None:
-        contents = [image["bytes"] for image in self.IMAGES]
+        contents = [image["bytes"] for image in IMAGES]
         path = save(tmp_path / "set", {"raw": contents}, {"raw": datasets.Value("binary")})
         source = open_source(DataConfig(path=path, image_column="raw"))
         assert all_rows(source) == [(row, row, -1) for row in range(3)]
 
     def test_labels_are_found_by_type_and_may_be_missing(self, tmp_path: Path) -> None:
         image, classes = datasets.Image(), datasets.ClassLabel(names=["x", "y"])
-        plain = save(tmp_path / "plain", {"image": self.IMAGES}, {"image": image})
+        plain = save(tmp_path / "plain", {"image": IMAGES}, {"image": image})
         assert open_source(DataConfig(path=plain)).label_column is None
-        columns, features = {"image": self.IMAGES, "kind": [0, None, 1]}, {"image": image, "kind": classes}
+        columns, features = {"image": IMAGES, "kind": [0, None, 1]}, {"image": image, "kind": classes}
         named = open_source(DataConfig(path=save(tmp_path / "named", columns, features)))
         assert (named.label_column, named.class_names) == ("kind", ["x", "y"])
         assert [label for _, _, label in all_rows(named)] == [0, -1, 1]

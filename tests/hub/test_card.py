@@ -126,4 +126,4 @@ def test_paper_and_citation() -> None:
 
 def test_picture_only_when_there_is_one(tmp_path: Path) -> None:
     assert "![" not in card([])
-    assert "(clusters.png)" in card([], options={"picture": "clusters.png"})
+    assert "(clusters.png)" in card([], options={"pictures": ["clusters.png"]})

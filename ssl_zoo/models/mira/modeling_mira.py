@@ -203,7 +203,8 @@ class MiraForPreTraining(SSLForPreTraining):
         if chance - metrics["mutual_information"] > 0.99 * chance:
             gain = metrics["start_gain"]
             cure = (
-                "it won't leave this state: raise `beta` or lower `teacher_temperature`, or make the views milder"
+                "it won't leave this state: raise `beta`, lower `teacher_temperature` (not below the student's), or make "
+                "the views milder"
                 if gain <= 1
                 else "the signal can still grow: wait, or raise the learning rate or shorten the warm-up"
             )

@@ -32,7 +32,8 @@ def git(folder: Path, *arguments: str) -> str:
 
 def test_commit_of_a_checkout_and_its_changes(checkout):
     git(checkout.parent, "init", "-q")
-    assert provenance.commit() is None  # not tracked: someone else's repository
+    git(checkout.parent, "commit", "-q", "--allow-empty", "-m", "someone else's")
+    assert provenance.commit() is None  # installed inside someone else's checkout
     git(checkout.parent, "add", ".")
     git(checkout.parent, "commit", "-q", "-m", "first")
     head = git(checkout, "rev-parse", "HEAD").strip()
@@ -44,10 +45,16 @@ def test_commit_of_a_checkout_and_its_changes(checkout):
     assert provenance.commit() == f"{head}+dirty"
 
 
-def test_git_looks_at_the_package_whatever_git_is_told_outside(checkout, monkeypatch, root):
-    git(checkout.parent, "init", "-q")
-    monkeypatch.setenv("GIT_DIR", str(root / ".git"))
-    assert provenance.commit() is None
+def test_git_looks_at_the_package_whatever_git_is_told_outside(checkout, monkeypatch, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    for folder in (checkout.parent, other):
+        git(folder, "init", "-q")
+        git(folder, "add", ".")
+        git(folder, "commit", "-q", "--allow-empty", "-m", folder.name)
+    head = git(checkout, "rev-parse", "HEAD").strip()
+    monkeypatch.setenv("GIT_DIR", str(other / ".git"))
+    assert provenance.commit() == head
 
 
 def test_no_checkout_and_no_git(checkout, monkeypatch):

@@ -177,8 +177,8 @@ class SSLForPreTraining(SSLPreTrainedModel):
     """What the training loop asks of every method.
 
     A subclass implements `forward`, which reads state and returns an output with a `loss`, and `update_state`, which
-    changes it. The loop logs every scalar field of the output under its name. `timm_model` is the branch that the paper
-    evaluates, so a pretraining checkpoint loads into the method's feature extractor as it is.
+    changes it. The loop logs every scalar field of the output under its name. `timm_model` is the branch that the
+    paper evaluates, so a pretraining checkpoint loads into the method's feature extractor as it is.
     """
 
     @classmethod

@@ -82,7 +82,14 @@ def test_a_run_leaves_all_that_it_promises(tmp_path, images):
     losses = [line for line in lines if "loss" in line]
     assert [line["step"] for line in losses] == [1, 2, 4, 6]
     assert losses[-1]["images_seen"] == STEPS * 8
-    wanted = {"entropy", "marginal_entropy", "mutual_information", "used_prototypes", "effective_rank", "learning_rate"}
+    wanted = {
+        "entropy",
+        "marginal_entropy",
+        "mutual_information",
+        "used_prototypes",
+        "effective_rank",
+        "learning_rate",
+    }
     assert all(wanted <= line.keys() for line in losses)
     assert all(math.isfinite(value) for line in losses for value in line.values())
     (accuracy,) = [line["knn_top1"] for line in lines if "knn_top1" in line]

@@ -203,14 +203,14 @@ class MiraForPreTraining(SSLForPreTraining):
         if chance - metrics["mutual_information"] > 0.99 * chance:
             gain = metrics["start_gain"]
             cure = (
-                "it won't leave this state: raise `beta`, lower `teacher_temperature` (not below the student's), or make "
-                "the views milder"
+                "it won't leave this state: raise `beta`, lower `teacher_temperature` (not below the student's), or "
+                "make the views milder"
                 if gain <= 1
                 else "the signal can still grow: wait, or raise the learning rate or shorten the warm-up"
             )
             found.append(
-                f"all images get nearly the same assignment (loss {metrics['loss']:.3f}, ln K = {chance:.3f}). A common "
-                f"signal is multiplied by {gain:.2f} at each step (temperatures and beta times view correlation "
+                f"all images get nearly the same assignment (loss {metrics['loss']:.3f}, ln K = {chance:.3f}). A "
+                f"common signal is multiplied by {gain:.2f} at each step (temperatures and beta times view correlation "
                 f"{metrics['view_correlation']:.2f}); {cure}"
             )
         elif metrics["marginal_entropy"] < 0.5 * chance:
@@ -218,8 +218,8 @@ class MiraForPreTraining(SSLForPreTraining):
             cure = (
                 "raise `beta` or the batch size"
                 if ratio < 1
-                else f"what all images share is multiplied by student / teacher temperature = {ratio:.2f} at each step and "
-                f"dies only below 1: raise `teacher_temperature`"
+                else f"what all images share is multiplied by student / teacher temperature = {ratio:.2f} at each step "
+                f"and dies only below 1: raise `teacher_temperature`"
             )
             found.append(
                 f"the assignments crowd on few prototypes (marginal entropy {metrics['marginal_entropy']:.2f} of "

@@ -48,7 +48,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "ssl_zoo.models.registry": ("transformers",),
     "ssl_zoo.data": (
         *_COMMON,
-        *("datasets", "torchvision", "PIL", "pyarrow", "fsspec", "filelock", "huggingface_hub", "tqdm"),
+        *("datasets", "torchvision", "PIL", "pyarrow", "fsspec", "filelock", "huggingface_hub", "sklearn", "tqdm"),
     ),
     "ssl_zoo.evaluation": (
         *_COMMON,

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+import textwrap
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -22,14 +23,16 @@ README = ROOT / "README.md"
 
 
 def blocks(language: str, text: str | None = None) -> list[str]:
-    """The fenced blocks of one language."""
+    """The fenced blocks of one language, in lists too."""
     text = README.read_text(encoding="utf-8") if text is None else text
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(rf"^( *)```{language}\n(.*?)^\1```$", text, re.MULTILINE | re.DOTALL)
+    return [textwrap.dedent(block) for _, block in found]
 
 
 def commands(text: str | None = None) -> list[str]:
-    """The commands of all shell blocks: continued lines joined, comments and prompts removed."""
-    found = []
+    """The commands of all shell blocks (continued lines joined, comments and prompts removed) and between backticks."""
+    text = README.read_text(encoding="utf-8") if text is None else text
+    found = re.findall(r"`((?:accelerate|make|pip|python|tensorboard) [^`\n]+)`", text)
     for language in ("bash", "sh", "shell", "console"):
         for block in blocks(language, text):
             lines = (line.removeprefix("$ ") for line in block.replace("\\\n", " ").splitlines())
@@ -163,5 +166,6 @@ def test_a_command_that_does_not_work_is_caught(command: str) -> None:
 
 
 def test_commands_are_found_as_written() -> None:
-    text = "x\n```bash\n$ make test   # all\n\na \\\n  b\n# only words\n```\n```python\nno = 1\n```\n"
-    assert commands(text) == ["a b", "make test"]
+    text = "x `make one`\n```bash\n$ make test   # all\n\na \\\n  b\n# only words\n```\n- x\n  ```python\n  no = 1\n  ```\n"
+    assert commands(text) == ["a b", "make one", "make test"]
+    assert blocks("python", text) == ["no = 1\n"]

@@ -200,7 +200,19 @@ class MiraForPreTraining(SSLForPreTraining):
         config = self.config
         chance = math.log(config.num_prototypes)
         found = []
-        if chance - metrics["mutual_information"] > 0.99 * chance:
+        if metrics["marginal_entropy"] < 0.5 * chance:
+            ratio = config.student_temperature / config.teacher_temperature
+            cure = (
+                "raise `beta` or the batch size"
+                if ratio < 1
+                else f"what all images share is multiplied by student / teacher temperature = {ratio:.2f} per step, "
+                f"which kills it only below 1: raise `teacher_temperature`"
+            )
+            found.append(
+                f"the assignments crowd on few prototypes (marginal entropy {metrics['marginal_entropy']:.2f} of "
+                f"ln K = {chance:.2f}); {cure}"
+            )
+        elif metrics["mutual_information"] < 0.01 * chance:
             gain = metrics["start_gain"]
             cure = (
                 "it won't leave this state: raise `beta`, lower `teacher_temperature` (not below the student's), or "
@@ -209,21 +221,9 @@ class MiraForPreTraining(SSLForPreTraining):
                 else "the signal can still grow: wait, or raise the learning rate or shorten the warm-up"
             )
             found.append(
-                f"all images get nearly the same assignment (loss {metrics['loss']:.3f}, ln K = {chance:.3f}). A "
-                f"common signal is multiplied by {gain:.2f} at each step (temperatures and beta times view correlation "
-                f"{metrics['view_correlation']:.2f}); {cure}"
-            )
-        elif metrics["marginal_entropy"] < 0.5 * chance:
-            ratio = config.student_temperature / config.teacher_temperature
-            cure = (
-                "raise `beta` or the batch size"
-                if ratio < 1
-                else f"what all images share is multiplied by student / teacher temperature = {ratio:.2f} at each step "
-                f"and dies only below 1: raise `teacher_temperature`"
-            )
-            found.append(
-                f"the assignments crowd on few prototypes (marginal entropy {metrics['marginal_entropy']:.2f} of "
-                f"ln K = {chance:.2f}); {cure}"
+                f"all images get nearly the same assignment (loss {metrics['loss']:.3f}, ln K = {chance:.3f}). "
+                f"A common signal is multiplied by {gain:.2f} at each step (temperatures and beta times view "
+                f"correlation {metrics['view_correlation']:.2f}); {cure}"
             )
         elif metrics["used_prototypes"] < 0.25:
             found.append(

@@ -3,7 +3,7 @@
 A command that matches nothing in `CHECKS` fails: say there how it is tested.
 """
 
-import os
+import functools
 import re
 import shlex
 import subprocess
@@ -14,8 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from ssl_zoo.hub.export import export_repo
+from ssl_zoo.training.plan import derive_plan
 from ssl_zoo.training.recipe import load_recipe
+from ssl_zoo.training.session import build_model
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +34,7 @@ def blocks(language: str, text: str | None = None) -> list[str]:
 
 
 def commands(text: str | None = None) -> list[str]:
-    """The commands of all shell blocks (continued lines joined, comments and prompts removed) and between backticks."""
+    """The commands of all shell blocks (lines joined, comments and prompts removed) and between backticks."""
     text = README.read_text(encoding="utf-8") if text is None else text
     found = re.findall(r"`((?:accelerate|make|pip|python|tensorboard) [^`\n]+)`", text)
     for language in ("bash", "sh", "shell", "console"):
@@ -54,24 +58,33 @@ def check_make(match: re.Match[str]) -> None:
 
 
 def check_train(match: re.Match[str]) -> None:
-    """The recipe and its overrides are read; the dry run is done where the data is the package's own."""
+    """`--help` and `--dry-run` are run; of the others the recipe and its overrides are read."""
     words = shlex.split(match["words"])
     files = [word for word in words if word.endswith(".yaml") and "=" not in word]
     overrides = [word for word in words if "=" in word]
     assert len(files) <= 1
     assert set(words) <= {*files, *overrides, "--dry-run", "--help"}
-    recipe = load_recipe(ROOT / (files[0] if files else "recipes/mira/embedded.yaml"), overrides)
-    if recipe.data.path == "embedded":
-        dry = ["--help"] if "--help" in words else ["--dry-run"]
-        assert "steps" in run(sys.executable, "recipes/train.py", *files, *overrides, *dry)
+    if "--help" in words or "--dry-run" in words:
+        assert "global_batch_size" in run(sys.executable, "recipes/train.py", *words)
+    else:
+        derive_plan(
+            load_recipe(ROOT / (files[0] if files else "recipes/mira/embedded.yaml"), overrides),
+            num_rows=60000,
+            num_processes=2 if "2_processes" in (match["config"] or "") else 1,
+        )
 
 
 def check_other_recipe(match: re.Match[str]) -> None:
     """The options exist. What the scripts do is tested in tests/evaluation and tests/hub."""
-    text = run(sys.executable, match["script"], "--help")
+    text = help_of(match["script"])
     for word in shlex.split(match["words"]):
         option = word.partition("=")[0]
         assert not option.startswith("-") or option in text, f"{match['script']} has no option {option}"
+
+
+@functools.cache
+def help_of(script: str) -> str:
+    return run(sys.executable, script, "--help")
 
 
 def check_install(match: re.Match[str]) -> None:
@@ -126,20 +139,27 @@ def test_the_two_commands_are_there() -> None:
     assert "make --no-print-directory test\n" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `recipes/publish.py` would upload of a tiny model."""
+    folder = tmp_path_factory.mktemp("readme")
+    tiny = ["model.model_args={layers: [1, 1, 1, 1], channels: [8, 8, 8, 8]}", "model.projector_hidden_features=[8]"]
+    recipe = load_recipe(ROOT / "recipes" / "mira" / "embedded.yaml", tiny)
+    build_model(recipe).save_pretrained(folder / "run" / "model")
+    recipe.save(folder / "run" / "recipe.yaml")
+    export_repo(folder / "run", folder / "repo")
+    return folder / "repo"
+
+
 @pytest.mark.parametrize("block", blocks("python"))
-def test_a_python_block_runs(block: str, tmp_path: Path) -> None:
-    """With every repository name replaced by that of a tiny local model."""
-    from PIL import Image
-
-    import ssl_zoo
-
-    config = ssl_zoo.MiraConfig(architecture="resnet10t", projector_hidden_features=[8], num_prototypes=4)
-    ssl_zoo.MiraForPreTraining(config).save_pretrained(tmp_path / "model")
+def test_a_python_block_runs(block: str, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With every repository's name replaced by the folder of a tiny exported model."""
     Image.new("RGB", (64, 64), "red").save(tmp_path / "photo.jpg")
-    code = re.sub(r"""(["'])(?:hf-hub:)?[\w-]+/[\w.-]+\1""", repr(str(tmp_path / "model")), block)
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", code]
-    subprocess.run(command, cwd=tmp_path, env=environment, check=True, timeout=250)
+    monkeypatch.chdir(tmp_path)
+    code = re.sub(r"""(["'])hf-hub:[\w-]+/[\w.-]+\1""", repr(f"local-dir:{exported}"), block)
+    code = re.sub(r"""(["'])[\w-]+/[\w.-]+\1""", repr(str(exported)), code)
+    assert code != block, "names no repository"
+    exec(compile(code, "README.md", "exec"), {})
 
 
 def test_what_the_readme_links_to_is_there() -> None:
@@ -166,6 +186,7 @@ def test_a_command_that_does_not_work_is_caught(command: str) -> None:
 
 
 def test_commands_are_found_as_written() -> None:
-    text = "x `make one`\n```bash\n$ make test   # all\n\na \\\n  b\n# only words\n```\n- x\n  ```python\n  no = 1\n  ```\n"
+    text = "x `make one`\n```bash\n$ make test   # all\n\na \\\n  b\n# only words\n```\n"
+    text += "- x\n  ```python\n  no = 1\n  ```\n"
     assert commands(text) == ["a b", "make one", "make test"]
     assert blocks("python", text) == ["no = 1\n"]

@@ -81,13 +81,24 @@ class TestFormats:
                 range(first + start, first + length)
             )
 
+    def test_reading_may_start_in_any_table_of_a_long_shard(self, tmp_path: Path) -> None:
+        source = open_source(DataConfig(path=str(write_parquet(tmp_path / "set", (5, 300)))))
+        for start in (0, 5, 127, 128, 129, 256, 299):
+            rows = [row.sample_id for row in source.rows(1, start, 300)]
+            assert rows == list(range(5 + start, 305))
+
     def test_a_reader_opens_a_shard_once_for_reads_that_follow_each_other(
         self, sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
         source = open_source(DataConfig(path=str(sets["parquet"])))
         opened: list[tuple[int, int]] = []
         open_shard = source.open_shard
-        monkeypatch.setattr(source, "open_shard", lambda *at: (opened.append(at), open_shard(*at))[1])
+
+        def counted(shard: int, start: int) -> Iterator[tuple[Any, Any]]:
+            opened.append((shard, start))
+            return open_shard(shard, start)
+
+        monkeypatch.setattr(source, "open_shard", counted)
         reader = source.reader()
         for start in range(0, 20, 5):
             assert [row.sample_id for row in reader.read(3, start, start + 5)] == list(range(15 + start, 20 + start))
@@ -112,7 +123,12 @@ class TestCounts:
         monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
         passes: list[int] = []
         count = counts._pass_counts
-        monkeypatch.setattr(counts, "_pass_counts", lambda *found: (passes.append(1), count(*found))[1])
+
+        def counted(dataset: datasets.IterableDataset) -> Iterator[int]:
+            passes.append(1)
+            return count(dataset)
+
+        monkeypatch.setattr(counts, "_pass_counts", counted)
         folder = write_webdataset(tmp_path / "set")
         for _ in range(2):
             assert open_source(DataConfig(path=str(folder))).shard_lengths.tolist() == list(UNEVEN)
@@ -166,7 +182,8 @@ class TestColumns:
         image, classes = datasets.Image(), datasets.ClassLabel(names=["x", "y"])
         plain = save(tmp_path / "plain", {"image": IMAGES}, {"image": image})
         assert open_source(DataConfig(path=plain)).label_column is None
-        columns, features = {"image": IMAGES, "kind": [0, None, 1]}, {"image": image, "kind": classes}
+        columns: dict[str, list[Any]] = {"image": IMAGES, "kind": [0, None, 1]}
+        features: dict[str, Any] = {"image": image, "kind": classes}
         named = open_source(DataConfig(path=save(tmp_path / "named", columns, features)))
         assert (named.label_column, named.class_names) == ("kind", ["x", "y"])
         assert [label for _, _, label in all_rows(named)] == [0, -1, 1]

@@ -23,6 +23,10 @@ PLAIN: dict[str, Any] = {
 }
 
 
+def same(image: Any, other: Any) -> bool:
+    return np.array_equal(np.asarray(image), np.asarray(other))
+
+
 def config(**changes: Any) -> ViewsConfig:
     return ViewsConfig(**{"global_size": 16, "local_size": 8, **PLAIN, **changes})
 
@@ -32,7 +36,7 @@ class TestArithmetic:
 
     @pytest.mark.parametrize("turns", [-0.5, -0.1, 0.0, 0.03, 0.5])
     def test_hue(self, turns: float) -> None:
-        assert np.array_equal(augment.adjust_hue(NOISE, turns), reference.adjust_hue(NOISE, turns))
+        assert same(augment.adjust_hue(NOISE, turns), reference.adjust_hue(NOISE, turns))
 
     @pytest.mark.parametrize("step", [0, 1, 2, 3])
     def test_each_step_of_the_colour_jitter(self, step: int) -> None:
@@ -43,11 +47,11 @@ class TestArithmetic:
         factor = rng.uniform(-0.4, 0.4) if step == 3 else rng.uniform(0.6, 1.4)
         names = ("adjust_brightness", "adjust_contrast", "adjust_saturation", "adjust_hue")
         expected = getattr(reference, names[step])(NOISE, factor)
-        assert np.array_equal(augment.color_jitter(NOISE, random.Random(3), strengths=strengths), expected)
+        assert same(augment.color_jitter(NOISE, random.Random(3), strengths=strengths), expected)
 
     def test_grey_solarise_and_blur(self) -> None:
-        assert np.array_equal(augment.grayscale(NOISE), reference.to_grayscale(NOISE, num_output_channels=3))
-        assert np.array_equal(augment.solarize(NOISE), reference.solarize(NOISE, 128))
+        assert same(augment.grayscale(NOISE), reference.to_grayscale(NOISE, num_output_channels=3))
+        assert same(augment.solarize(NOISE), reference.solarize(NOISE, 128))
         for sigma in (0.5, 2.0):  # PIL approximates the Gaussian
             exact = reference.gaussian_blur(NOISE, [23, 23], [sigma, sigma])
             difference = np.abs(np.asarray(augment.gaussian_blur(NOISE, sigma), float) - np.asarray(exact, float))
@@ -59,7 +63,7 @@ class TestArithmetic:
         angle, x, y, zoom = rng.uniform(-20, 20), rng.uniform(-0.2, 0.2), rng.uniform(-0.2, 0.2), rng.uniform(0.8, 1.2)
         bilinear = v2.InterpolationMode.BILINEAR
         expected = reference.affine(NOISE, angle, [round(56 * x), round(40 * y)], zoom, [0.0, 0.0], bilinear)
-        assert np.array_equal(moved, expected)
+        assert same(moved, expected)
 
     def test_boxes_have_the_distribution_of_torchvisions(self) -> None:
         rng, scale, ratio = random.Random(0), [0.14, 1.0], [3 / 4, 4 / 3]
@@ -78,6 +82,13 @@ class TestArithmetic:
         assert 0.13 < shares.min() < 0.2
         assert (stats[:, 0] + stats[:, 2] <= 400).all()
         assert (stats[:, 1] + stats[:, 3] <= 300).all()
+
+    def test_wide_and_tall_boxes_are_equally_likely(self) -> None:
+        rng, options = random.Random(0), {"scale": [0.05, 0.1], "aspect_ratio": [0.25, 4.0]}
+        boxes = np.array([augment.random_box((400, 400), rng, **options) for _ in range(2000)])
+        logarithms = np.log((boxes[:, 2] - boxes[:, 0]) / (boxes[:, 3] - boxes[:, 1]))
+        assert abs(logarithms.mean()) < 0.1
+        assert 1.3 < np.abs(logarithms).max() < 1.5, "up to log 4"
 
     @pytest.mark.parametrize("size", [(1000, 1), (1, 1000), (1, 1), (3, 2)])
     def test_odd_images_still_give_a_box_inside(self, size: tuple[int, int]) -> None:
@@ -122,7 +133,7 @@ class TestMultiView:
         number, changed = 600, np.zeros(3)
         for seed in range(number):
             views = transform.crop(image, random.Random(seed))
-            changed += [not np.array_equal(view, image) for view in views]
+            changed += [not same(view, image) for view in views]
         assert np.abs(changed / number - expected).max() < 0.07
         assert [share in (0.0, 1.0) for share in expected] == [share in (0, number) for share in changed]
 

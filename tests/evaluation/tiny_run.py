@@ -1,5 +1,6 @@
 """The folder of a finished run, without the training."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -34,5 +35,6 @@ def write_run(folder: Path, data: Path, *, seed: int = 5) -> Path:
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     model.save_pretrained(folder / "model")
-    (folder / "metrics.jsonl").write_text('{"step": 1, "images_seen": 40}\n{"step": 2, "images_seen": 80}\n')
+    lines = [{"step": step, "images_seen": 40 * step, "loss": 1.8 / step} for step in (1, 2)]
+    (folder / "metrics.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     return folder

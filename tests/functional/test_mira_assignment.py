@@ -235,7 +235,7 @@ def test_one_small_reduction_per_iteration_serves_both_views(reductions):
     assert reductions == {("all_reduce_max_", (2, 7)): 1, ("all_reduce_sum_", (2, 7)): 31}
 
 
-@pytest.mark.parametrize("tolerance", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("tolerance", [0.3, 0.1, 1e-2, 1e-4, 1e-6])
 def test_tolerance_stops_where_the_published_v_does(reductions, tolerance):
     scores = cosine_scores(2000, 9)
     kernel = torch.softmax(scores / (0.225 * 0.25), dim=-1)

@@ -1,0 +1,44 @@
+"""The numbers in the README are those of the recipes' results."""
+
+from pathlib import Path
+from statistics import mean, stdev
+
+import pytest
+
+from ssl_zoo.training.recipe import load_recipe
+
+
+ROOT = Path(__file__).resolve().parents[1]
+SUBJECTS = {"raw_pixels": "raw pixels", "random_init": "random init", "trained": "**MIRA**"}
+
+
+def expected_rows(recipe: str) -> list[str]:
+    """One row a subject: k-NN accuracy in percent, NMI; mean and standard deviation where there are several seeds."""
+    results = load_recipe(ROOT / "recipes" / "mira" / recipe).results
+    rows = []
+    for subject, name in SUBJECTS.items():
+        cells = []
+        for metric, scale, digits in (("knn_top1", 100, 1), ("nmi", 1, 2)):
+            lines = [line for line in results if (line["subject"], line["metric"]) == (subject, metric)]
+            values = [scale * line["value"] for line in lines]
+            spread = f" ± {stdev(values):.{digits}f}" if len(set(values)) > 1 else ""
+            cells.append(f"{mean(values):.{digits}f}{spread}" if values else "")
+        rows.append(f"| {name} | {cells[0]} | {cells[1]} |")
+    return rows
+
+
+@pytest.mark.parametrize("recipe", ["embedded.yaml", "cifar10_small_cpu.yaml"])
+def test_the_readme_shows_what_was_measured(recipe):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for row in expected_rows(recipe):
+        assert row in text
+
+
+def test_the_default_learns_on_every_seed():
+    """Ten points above the better of raw pixels and the untrained backbone, as measured."""
+    results = load_recipe(ROOT / "recipes" / "mira" / "embedded.yaml").results
+    accuracy = {(line["subject"], line["seed"]): line["value"] for line in results if line["metric"] == "knn_top1"}
+    seeds = [seed for subject, seed in accuracy if subject == "trained"]
+    assert len(seeds) >= 3
+    for seed in seeds:
+        assert accuracy["trained", seed] >= max(accuracy["random_init", seed], accuracy["raw_pixels", None]) + 0.1

@@ -36,6 +36,7 @@ from ssl_zoo.evaluation.protocol import Reading
 from ssl_zoo.evaluation.report import Subject, measure_clusters, measure_knn
 from ssl_zoo.evaluation.results import Result, append_results, render_results
 from ssl_zoo.training.config import EvaluationConfig, RecipeError
+from ssl_zoo.training.processes import create_accelerator
 from ssl_zoo.training.recipe import load_recipe
 
 
@@ -137,7 +138,7 @@ def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     disable_progress_bar()  # transformers' own, of reading a file
-    accelerator = Accelerator()
+    accelerator = create_accelerator()
     output = output_folder(arguments)
     output.mkdir(parents=True, exist_ok=True)
     try:

@@ -21,7 +21,7 @@ class SSLPreTrainedModel(PreTrainedModel):
     config: SSLConfig
     base_model_prefix = "timm_model"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]  # noqa: RUF012  # transformers declares it so
 
     _frozen: ClassVar[tuple[str, ...]] = ()
     """Submodules that never get gradients. Frozen in `train()`, since loading drops `requires_grad=False`."""
@@ -37,8 +37,8 @@ class SSLPreTrainedModel(PreTrainedModel):
         )
         config.num_features = int(backbone.num_features)  # type: ignore[arg-type]
         if not config.pretrained_cfg:
-            known = timm.get_pretrained_cfg(config.architecture, allow_unregistered=False)
-            known = known.to_dict() if known else {}
+            registered = timm.get_pretrained_cfg(config.architecture, allow_unregistered=False)
+            known = registered.to_dict() if registered else {}
             keep = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "first_conv", "classifier")
             config.pretrained_cfg = {key: known[key] for key in keep if key in known}
         return backbone
@@ -78,7 +78,7 @@ class SSLModel(SSLPreTrainedModel):
     """Backbone and pooled features: what users download."""
 
     # Heads of a pretraining checkpoint are no part of this model, and their absence is no news.
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(?!timm_model\.)"]
+    _keys_to_ignore_on_load_unexpected = [r"^(?!timm_model\.)"]  # noqa: RUF012
 
     def __init__(self, config: SSLConfig) -> None:
         super().__init__(config)
@@ -109,7 +109,7 @@ class SSLForImageClassification(SSLPreTrainedModel):
     For a linear probe call `freeze_backbone()`: it then stays in evaluation mode and gets no gradient.
     """
 
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [r"^(?!timm_model\.|classifier\.)"]
+    _keys_to_ignore_on_load_unexpected = [r"^(?!timm_model\.|classifier\.)"]  # noqa: RUF012
 
     def __init__(self, config: SSLConfig) -> None:
         super().__init__(config)
@@ -126,7 +126,8 @@ class SSLForImageClassification(SSLPreTrainedModel):
             ValueError: if the checkpoint has no classifier and neither `num_labels` nor class names were given.
         """
         want_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        model, info = loaded
         untouched = model.config.num_labels == 2 and model.config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
         if untouched and any(name.startswith("classifier.") for name in info["missing_keys"]):
             raise ValueError(
@@ -185,14 +186,15 @@ class SSLForPreTraining(SSLPreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load the full model; a published repository keeps it in a folder of its own, which is found by itself."""
         config = kwargs.get("config")
+        config_class: Any = cls.config_class
         if "subfolder" not in kwargs:
             if not isinstance(config, PreTrainedConfig):
                 # The class is known here, so no auto class and no remote code is needed to read the configuration.
-                config = cls.config_class.from_pretrained(pretrained_model_name_or_path, **_hub_options(kwargs))
+                config = config_class.from_pretrained(pretrained_model_name_or_path, **_hub_options(kwargs))
             subfolder = getattr(config, "pretraining_subfolder", None)
             if subfolder:
                 kwargs["subfolder"] = subfolder
-                kwargs["config"] = cls.config_class.from_pretrained(
+                kwargs["config"] = config_class.from_pretrained(
                     pretrained_model_name_or_path, subfolder=subfolder, **_hub_options(kwargs)
                 )
         model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)

@@ -47,10 +47,11 @@ def _use_small_image_stem(backbone: nn.Module, architecture: str) -> None:
             f"got '{architecture}'; most other families take a smaller `patch_size` through `model_args`"
         )
     old = backbone.conv1
-    backbone.conv1 = nn.Conv2d(old.in_channels, old.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
-    if not backbone.conv1.weight.is_meta:
-        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")  # as timm's ResNet does
-    backbone.maxpool = nn.Identity()
+    stem = nn.Conv2d(old.in_channels, old.out_channels, kernel_size=3, stride=1, padding=1, bias=False)
+    if not stem.weight.is_meta:
+        nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")  # as timm's ResNet does
+    backbone.add_module("conv1", stem)
+    backbone.add_module("maxpool", nn.Identity())
 
 
 def pooled_features(backbone: nn.Module, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -18,20 +18,26 @@ import pytest
 from PIL import Image
 from tiny_sets import CLASSES, UNEVEN, encoded, row_image, write_imagefolder, write_parquet, write_webdataset
 
-from ssl_zoo.data import DataConfig, DataError, counts, decode_image, open_source
+from ssl_zoo.data import DataConfig, DataError, ImageSource, counts, decode_image, open_source
+from ssl_zoo.data.source import Row
 
 
 NUM_ROWS = sum(UNEVEN)
 
 
-def all_rows(source: Any) -> list[tuple[int, int, int]]:
+def shown(row: Row) -> tuple[int, int]:
+    """(id, row that the pixels show)."""
+    red, green, _ = decode_image(row.image).getpixel((0, 0))  # type: ignore[misc]
+    return row.sample_id, int(red) + 256 * int(green)
+
+
+def all_rows(source: ImageSource) -> list[tuple[int, int, int]]:
     """(id, row that the pixels show, label) of every shard, in order."""
-    rows = []
-    for shard in range(source.num_shards):
-        for row in source.rows(shard, 0, int(source.shard_lengths[shard])):
-            red, green, _ = decode_image(row.image).getpixel((0, 0))  # type: ignore[misc]
-            rows.append((row.sample_id, int(red) + 256 * int(green), row.label))
-    return rows
+    return [
+        (*shown(row), row.label)
+        for shard in range(source.num_shards)
+        for row in source.rows(shard, 0, int(source.shard_lengths[shard]))
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -77,15 +83,14 @@ class TestFormats:
         shard = int(source.shard_lengths.argmax())
         first, length = int(source.offsets[shard]), int(source.shard_lengths[shard])
         for start in range(length):
-            assert [row.sample_id for row in source.rows(shard, start, length)] == list(
-                range(first + start, first + length)
-            )
+            shown_rows = [shown(row) for row in source.rows(shard, start, length)]
+            assert shown_rows == [(row, row) for row in range(first + start, first + length)]
 
     def test_reading_may_start_in_any_table_of_a_long_shard(self, tmp_path: Path) -> None:
         source = open_source(DataConfig(path=str(write_parquet(tmp_path / "set", (5, 300)))))
         for start in (0, 5, 127, 128, 129, 256, 299):
-            rows = [row.sample_id for row in source.rows(1, start, 300)]
-            assert rows == list(range(5 + start, 305))
+            shown_rows = [shown(row) for row in source.rows(1, start, 300)]
+            assert shown_rows == [(row, row) for row in range(5 + start, 305)]
 
     def test_a_reader_opens_a_shard_once_for_reads_that_follow_each_other(
         self, sets: dict[str, Path], monkeypatch: pytest.MonkeyPatch

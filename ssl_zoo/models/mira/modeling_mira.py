@@ -94,7 +94,7 @@ class MiraForPreTraining(SSLForPreTraining):
         self.post_init()
         self.train(self.training)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         views: list[torch.Tensor],
         *,

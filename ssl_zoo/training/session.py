@@ -220,10 +220,13 @@ def build_model(recipe: Recipe) -> SSLForPreTraining:
     """Build the method's pretraining model from the recipe's seed, on the CPU, exactly as timm initialises it.
 
     Raises:
-        ValueError: for an unknown architecture or a value out of range.
+        RecipeError: for an unknown architecture, or arguments that it doesn't take.
     """
     torch.manual_seed(recipe.train.seed)
-    model: SSLForPreTraining = pretraining_class_of(recipe.method)(recipe.model_config())
+    try:
+        model: SSLForPreTraining = pretraining_class_of(recipe.method)(recipe.model_config())
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"the recipe's `model` can't be built: {error}") from error
     views = recipe.views
     size = recipe.evaluation.image_size or views.global_size
     model.config.pretrained_cfg = {

@@ -182,3 +182,12 @@ def test_a_run_that_learns_nothing_says_so_and_what_helps(tmp_path, images, capl
     said = caplog.text
     assert "all images get nearly the same assignment" in said
     assert "raise `beta`, lower `teacher_temperature`" in said
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [({"architecture": "resnet81"}, "did you mean"), ({"model_args": {"colour": "red"}}, "colour")],
+)
+def test_a_model_that_cannot_be_built_is_the_recipes_fault(tmp_path, images, model, message):
+    with pytest.raises(RecipeError, match=message):
+        train(_recipe(tmp_path, images, model=model))

@@ -147,9 +147,9 @@ def main() -> None:
         sys.exit(f"Not evaluated. {error}")
     if accelerator.is_main_process:
         append_results(output / "results.jsonl", results)
+        print(f"\n{render_results(results)}\n\nWritten to {output}/")
         if (output / "metrics.jsonl").is_file():
             save_curves_picture(output / "curves.png", {output.name: output / "metrics.jsonl"})
-        print(f"\n{render_results(results)}\n\nWritten to {output}/")
     accelerator.end_training()
 
 

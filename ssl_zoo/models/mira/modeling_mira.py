@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
 from ssl_zoo.functional.assignment import mira_assignment
+from ssl_zoo.functional.distributed import all_reduce_sum_
 from ssl_zoo.functional.information import information
 from ssl_zoo.functional.schedules import cosine
 from ssl_zoo.models.mira.configuration_mira import MiraConfig
@@ -33,7 +34,7 @@ class MiraPreTrainingOutput(ModelOutput):
         student_entropy, student_marginal_entropy, teacher_entropy, teacher_marginal_entropy: The same of the student's
             predictions and of the teacher's before the assignment.
         target_divergence: Mean KL divergence of the student's predictions from the targets.
-        used_prototypes: Share of the prototypes that are some sample's best, in [0, 1].
+        used_prototypes: Share of the prototypes that are the best of some sample of all processes, in [0, 1].
         view_correlation: Correlation of the teacher's scores of the two views, batch means removed.
         start_gain: What a small common signal in the scores is multiplied by at each step; below 1 a model that
             assigns all images alike stays there.
@@ -151,7 +152,7 @@ class MiraForPreTraining(SSLForPreTraining):
         student_scores: torch.Tensor,
         beta: float,
     ) -> None:
-        """Fill the diagnostic fields. Targets and scores are `(2, batch, num_prototypes)`; one all-reduce."""
+        """Fill the diagnostic fields. Targets and scores are `(2, batch, num_prototypes)`; two all-reduces."""
         config = self.config
         student = torch.softmax(student_scores / config.student_temperature, dim=-1)
         teacher = torch.softmax(teacher_scores / config.teacher_temperature, dim=-1)
@@ -162,7 +163,7 @@ class MiraForPreTraining(SSLForPreTraining):
         output.marginal_entropy, output.student_marginal_entropy, output.teacher_marginal_entropy = marginal
         output.mutual_information = mutual[0]
         output.target_divergence = loss - output.entropy
-        best = F.one_hot(targets.argmax(dim=-1), config.num_prototypes).sum(dim=(0, 1))
+        best = all_reduce_sum_(F.one_hot(targets.argmax(dim=-1), config.num_prototypes).sum(dim=(0, 1)))
         output.used_prototypes = (best > 0).float().mean()
         first, second = teacher_scores - teacher_scores.mean(dim=1, keepdim=True)
         norm = (first.square().sum() * second.square().sum()).sqrt()

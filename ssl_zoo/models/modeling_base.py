@@ -197,8 +197,7 @@ class SSLForPreTraining(SSLPreTrainedModel):
                 kwargs["config"] = config_class.from_pretrained(
                     pretrained_model_name_or_path, subfolder=subfolder, **_hub_options(kwargs)
                 )
-        model = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        return model
+        return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
 
     def forward(
         self,

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 from ssl_zoo.data.source import open_source
-from ssl_zoo.data.views import EvalView
+from ssl_zoo.evaluation.load import model_view
 from ssl_zoo.evaluation.protocol import Reading, knn_accuracy
 from ssl_zoo.nn.backbone import pooled_features
 from ssl_zoo.training.session import Session
@@ -14,22 +14,15 @@ def probe(session: Session) -> float:
 
     Every process computes its share and returns the same number. The model is left in training mode.
     """
-    recipe, config, views = session.recipe, session.recipe.evaluation, session.recipe.views
+    recipe, config = session.recipe, session.recipe.evaluation
     backbone = session.core.get_submodule("timm_model")
-    view = EvalView(
-        config.image_size or views.global_size,
-        mean=views.mean,
-        std=views.std,
-        crop_pct=config.crop_pct,
-        interpolation=views.interpolation,
-    )
     session.share_buffers()
     session.core.eval()
     accuracy = knn_accuracy(
         lambda images: pooled_features(backbone, images)[1],
         open_source(replace(recipe.data, split=config.train_split, max_rows=config.max_bank_rows)),
         open_source(replace(recipe.data, split=config.test_split, max_rows=None)),
-        view,
+        model_view(session.core),
         k=(config.k,),
         temperature=config.temperature,
         reading=Reading(

@@ -1,11 +1,11 @@
 """Sums, maxima and rows over the processes of a run; without `torch.distributed` the argument is the answer.
 
-None of these is differentiable: call them under `torch.no_grad()`, never inside a loss.
+Only `all_reduce_sum` and `all_gather_rows_with_gradient` are differentiable; the others are for `torch.no_grad()`.
 """
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -14,8 +14,11 @@ import torch.distributed as dist
 __all__ = [
     "all_gather_objects",
     "all_gather_rows",
+    "all_gather_rows_with_gradient",
     "all_reduce_max_",
+    "all_reduce_sum",
     "all_reduce_sum_",
+    "broadcast_",
     "is_distributed",
     "rank",
     "world_size",
@@ -96,3 +99,65 @@ def all_gather_objects(value: T) -> list[T]:
     values: list[T] = [value] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, tensor: torch.Tensor) -> torch.Tensor:
+        return all_reduce_sum_(tensor.clone())
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return all_reduce_sum_(gradients[0].clone())
+
+
+class _AllGatherRows(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, tensor: torch.Tensor) -> torch.Tensor:
+        lengths = [int(length) for length in all_gather_rows(torch.tensor([len(tensor)], device=tensor.device))]
+        context.own = slice(sum(lengths[: rank()]), sum(lengths[: rank() + 1]))
+        return all_gather_rows(tensor)
+
+    @staticmethod
+    def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
+        return all_reduce_sum_(gradients[0].clone())[context.own]
+
+
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
+    """Differentiable sum over processes, for a loss that every process computes in full from global sums.
+
+    The gradient is summed over the processes as well. DistributedDataParallel then averages over them, so that with
+    such a loss the parameters get exactly the gradient of one process with the whole batch.
+
+    Args:
+        tensor (`torch.Tensor` of any shape): The same shape and dtype on every process; it is left as it is.
+
+    Returns:
+        `torch.Tensor`: the sum, on every process.
+    """
+    if not is_distributed():
+        return tensor
+    reduced: torch.Tensor = _AllReduceSum.apply(tensor)  # type: ignore[no-untyped-call]
+    return reduced
+
+
+def all_gather_rows_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
+    """Differentiable `all_gather_rows`: each process gets the sum of all processes' gradients of its own rows.
+
+    Args:
+        tensor (`torch.Tensor` of shape `(rows, ...)`): Same dtype and trailing shape on every process.
+
+    Returns:
+        `torch.Tensor` of shape `(rows of all processes, ...)`: in the order of the processes.
+    """
+    if not is_distributed():
+        return tensor
+    gathered: torch.Tensor = _AllGatherRows.apply(tensor)  # type: ignore[no-untyped-call]
+    return gathered
+
+
+def broadcast_(tensor: torch.Tensor) -> torch.Tensor:
+    """Replace `tensor` by that of process 0, in place, and return it."""
+    if is_distributed():
+        dist.broadcast(tensor, src=0)
+    return tensor

@@ -33,3 +33,12 @@ class SSLConfig(PreTrainedConfig):
         self.model_args = dict(self.model_args or {})
         self.pretrained_cfg = dict(self.pretrained_cfg or {})
         super().__post_init__(**kwargs)
+
+    def fit_to_data(self, *, num_samples: int, num_classes: int | None, num_labelled: int | None) -> None:
+        """Fill in what depends on the training data; called before the pretraining model is built. Nothing by default.
+
+        Args:
+            num_samples (`int`): Images in the training split, corrupt ones included.
+            num_classes (`int`, *optional*): Classes, if the data has any.
+            num_labelled (`int`, *optional*): Images whose class the method may learn from.
+        """

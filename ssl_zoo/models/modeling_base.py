@@ -1,7 +1,8 @@
 """What the models of every method share: a timm backbone held so that timm, transformers and we read one file."""
 
+from collections.abc import Iterator
 from itertools import chain
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 import timm
 import torch
@@ -174,6 +175,27 @@ class SSLForImageClassification(SSLPreTrainedModel):
         return output.to_tuple() if return_dict is False else output
 
 
+class TrainingData(Protocol):
+    """The training images, as a method may ask for them between steps."""
+
+    num_samples: int
+
+    def one_pass(self, *, seed: int, description: str) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
+        """This process's share of one pass over the images, with the augmentation of training.
+
+        The processes' shares are disjoint and, but for corrupt images, complete. All processes get equally many
+        batches: one that has run out is given its last batch again.
+
+        Args:
+            seed (`int`): Seed of the order and of the views.
+            description (`str`): What the progress bar says.
+
+        Yields:
+            Views on the device, as `SSLForPreTraining.forward` takes them, and sample ids of shape `(batch,)`; all -1
+            for a batch that is given again.
+        """
+
+
 class SSLForPreTraining(SSLPreTrainedModel):
     """What the training loop asks of every method.
 
@@ -181,6 +203,11 @@ class SSLForPreTraining(SSLPreTrainedModel):
     changes it. The loop logs every scalar field of the output under its name. `timm_model` is the branch that the
     paper evaluates, so a pretraining checkpoint loads into the method's feature extractor as it is.
     """
+
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether `forward` takes `known_labels`: class ids that the method may learn from, -1 where unlabelled."""
+        return False
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
@@ -214,12 +241,29 @@ class SSLForPreTraining(SSLPreTrainedModel):
         Args:
             views (list of `torch.Tensor` of shape `(batch, 3, height, width)`): Global views first.
             sample_ids (`torch.Tensor` of shape `(batch,)`, *optional*): Stable global row numbers.
-            labels (`torch.Tensor` of shape `(batch,)`, *optional*): Class ids, -1 where there is none.
+            labels (`torch.Tensor` of shape `(batch,)`, *optional*): Class ids, -1 where there is none; for diagnostics
+                alone.
             progress (`float`): Share of the training that is done, in [0, 1].
             epoch (`float`): Passes over the data that are done.
             diagnostics (`bool`): Whether to fill the output's diagnostic fields.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `forward`")
+
+    def before_step(self, data: TrainingData, *, images_seen: int, epoch: float, progress: float) -> dict[str, float]:
+        """Change state that needs more than a batch, such as labels that are solved for from a pass over the data.
+
+        Called on all processes before each step of the optimiser, in training mode.
+
+        Args:
+            data (`TrainingData`): The training images.
+            images_seen (`int`): Images trained on so far.
+            epoch (`float`): Passes over the data that are done.
+            progress (`float`): Share of the training that is done.
+
+        Returns:
+            Numbers to log; none by default.
+        """
+        return {}
 
     def before_optimizer_step(self, *, epoch: float) -> None:
         """Change gradients before the optimiser uses them. Nothing by default."""

@@ -14,6 +14,7 @@ class Projector(nn.Sequential):
         out_features (`int`): Width of the projections.
         hidden_bias (`bool`): Bias in the hidden layers, redundant before batch norm.
         out_bias (`bool`): Bias in the last layer.
+        norm (`bool`): Batch norm after the hidden layers; `False` for Linear-ReLU.
     """
 
     def __init__(
@@ -24,9 +25,13 @@ class Projector(nn.Sequential):
         *,
         hidden_bias: bool = False,
         out_bias: bool = True,
+        norm: bool = True,
     ) -> None:
         layers: list[nn.Module] = []
         for width in hidden_features:
-            layers += [nn.Linear(in_features, width, bias=hidden_bias), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+            layers.append(nn.Linear(in_features, width, bias=hidden_bias))
+            if norm:
+                layers.append(nn.BatchNorm1d(width))
+            layers.append(nn.ReLU(inplace=True))
             in_features = width
         super().__init__(*layers, nn.Linear(in_features, out_features, bias=out_bias))

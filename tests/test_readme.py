@@ -17,9 +17,9 @@ import pytest
 from PIL import Image
 
 from ssl_zoo.hub.export import export_repo
+from ssl_zoo.training.build import build_model
 from ssl_zoo.training.plan import derive_plan
 from ssl_zoo.training.recipe import load_recipe
-from ssl_zoo.training.session import build_model
 
 
 ROOT = Path(__file__).resolve().parents[1]

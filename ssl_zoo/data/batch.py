@@ -27,6 +27,8 @@ class Batch:
         stream (`int`): The slot, 0 to `num_workers - 1`, that made it.
         position (`int`): Rows the slot has consumed since the start of training, this batch and skipped rows included.
         skipped (`list[str]`): `"<path>: row <id>: <reason>"` for each corrupt row passed over.
+        support (`tuple`, *optional*): Labelled views `(rows, 3, height, width)` and their classes `(rows,)`, for
+            methods that compare images with labelled ones: this process's part.
     """
 
     views: list[torch.Tensor]
@@ -35,6 +37,7 @@ class Batch:
     stream: int
     position: int
     skipped: list[str]
+    support: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def to(self, device: torch.device | str) -> Self:
         """The batch with its tensors on `device`, copied while the host goes on when they are pinned."""
@@ -46,7 +49,9 @@ class Batch:
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Self:
         views = [function(view) for view in self.views]
-        return replace(self, views=views, sample_ids=function(self.sample_ids), labels=function(self.labels))
+        support = self.support and (function(self.support[0]), function(self.support[1]))
+        ids, labels = function(self.sample_ids), function(self.labels)
+        return replace(self, views=views, sample_ids=ids, labels=labels, support=support)
 
 
 @dataclass
@@ -91,10 +96,11 @@ class CorruptCounter:
     Args:
         source (`ImageSource`): The images.
         max_share (`float`): Largest share of corrupt rows among all rows seen.
+        quiet (`bool`): Count only, name none.
     """
 
-    def __init__(self, source: ImageSource, *, max_share: float) -> None:
-        self._source, self._max_share = source, max_share
+    def __init__(self, source: ImageSource, *, max_share: float, quiet: bool = False) -> None:
+        self._source, self._max_share, self._quiet = source, max_share, quiet
         self._named: set[str] = set()
         self.num_rows = 0
         self.num_corrupt = 0
@@ -109,7 +115,8 @@ class CorruptCounter:
         self.num_rows += len(batch.skipped) + len(batch.sample_ids)
         for name in batch.skipped:
             if name not in self._named:
-                logger.warning("Skipped %s", name)
+                if not self._quiet:
+                    logger.warning("Skipped %s", name)
                 self._named.add(name)
         if self.num_rows < min(_MIN_ROWS_TO_JUDGE, self._source.num_rows):
             return

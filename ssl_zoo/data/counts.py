@@ -1,10 +1,13 @@
-"""How many rows each shard holds: from the parquet footers, else by one pass over the data that is remembered."""
+"""What is known of all rows of a split: how many each shard holds, and their labels.
+
+From the parquet files themselves where there are any, else by one pass over the data; what takes long is remembered.
+"""
 
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -28,22 +31,57 @@ def count_rows(found: Located, *, split: str) -> npt.NDArray[np.int64]:
     Returns:
         `numpy.ndarray` of shape `(num_shards,)`.
     """
-    num_shards = found.dataset.num_shards
-    has_footers = len(found.files) == num_shards and all(file.endswith(".parquet") for file in found.files)
-    if has_footers and found.revision is None:
-        return np.array(list(_footer_counts(found.files)), dtype=np.int64)
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / "ssl_zoo" / f"rows-{_key(found, split)}.json"
+
+    def counts() -> npt.NDArray[np.int64]:
+        shards = _footer_counts(found.files) if _is_parquet(found) else _pass_counts(found.dataset)
+        total = found.dataset.num_shards
+        return _collect(tqdm(shards, total=total, desc=f"Counting the rows of {found.path}", unit="shard", delay=2))
+
+    if _is_parquet(found) and found.revision is None:
+        return _collect(_footer_counts(found.files))
+    return _remembered(f"rows-{identify(found, split)}", counts)
+
+
+def read_labels(found: Located, *, split: str, column: str) -> npt.NDArray[np.int64]:
+    """Label of every row, in file order; kept under the `datasets` cache as the counts of `count_rows` are.
+
+    Of parquet files only this column is read, of other formats everything.
+
+    Returns:
+        `numpy.ndarray` of shape `(num_rows,)`: -1 where there is none.
+    """
+
+    def labels() -> npt.NDArray[np.int64]:
+        total = len(found.files) if _is_parquet(found) else None
+        parts = _column(found.files, column) if _is_parquet(found) else _pass_column(found.dataset, column)
+        bar = tqdm(parts, total=total, desc=f"Reading the labels of {found.path}", unit="part", delay=2)
+        return np.concatenate([_collect(-1 if value is None else value for value in part) for part in bar])
+
+    if isinstance(found.dataset, datasets.Dataset):
+        return _collect(-1 if value is None else value for value in found.dataset[column])
+    return _remembered(f"labels-{column}-{identify(found, split)}", labels)
+
+
+def _collect(values: Iterable[int]) -> npt.NDArray[np.int64]:
+    return np.array(list(values), dtype=np.int64)
+
+
+def _is_parquet(found: Located) -> bool:
+    """Whether the shards are parquet files that can be read apart from `datasets`."""
+    return len(found.files) == found.dataset.num_shards and all(file.endswith(".parquet") for file in found.files)
+
+
+def _remembered(name: str, compute: Callable[[], npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
+    cache = Path(datasets.config.HF_DATASETS_CACHE) / "ssl_zoo" / f"{name}.npy"
     cache.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{cache}.lock"):  # the other processes of a run wait here and then find the count
-        if cache.exists():
-            return np.array(json.loads(cache.read_text()), dtype=np.int64)
-        counts = _footer_counts(found.files) if has_footers else _pass_counts(found.dataset)
-        progress = tqdm(counts, total=num_shards, desc=f"Counting the rows of {found.path}", unit="shard", delay=2)
-        lengths = [int(count) for count in progress]
-        part = cache.with_suffix(".part")
-        part.write_text(json.dumps(lengths))
-        os.replace(part, cache)
-    return np.array(lengths, dtype=np.int64)
+    with FileLock(f"{cache}.lock"):  # the other processes of a run wait here and then find the file
+        if not cache.exists():
+            part = cache.with_suffix(".part")
+            with part.open("wb") as file:
+                np.save(file, compute())
+            os.replace(part, cache)
+        values: npt.NDArray[np.int64] = np.load(cache)
+    return values
 
 
 def _footer_counts(files: list[str]) -> Iterator[int]:
@@ -55,6 +93,21 @@ def _footer_counts(files: list[str]) -> Iterator[int]:
         yield from pool.map(count, files)
 
 
+def _column(files: list[str], column: str) -> Iterator[list[int | None]]:
+    def read(file: str) -> list[int | None]:
+        with fsspec.open(file, "rb") as handle:
+            values: list[int | None] = pq.read_table(handle, columns=[column])[column].to_pylist()
+        return values
+
+    with ThreadPoolExecutor(max_workers=16) as pool:
+        yield from pool.map(read, files)
+
+
+def _pass_column(dataset: datasets.IterableDataset, column: str) -> Iterator[list[int | None]]:
+    for batch in dataset.select_columns([column]).iter(1024):
+        yield batch[column]
+
+
 def _pass_counts(dataset: datasets.IterableDataset) -> Iterator[int]:
     for shard in range(dataset.num_shards):
         part = dataset.shard(dataset.num_shards, shard)
@@ -64,7 +117,8 @@ def _pass_counts(dataset: datasets.IterableDataset) -> Iterator[int]:
         yield sum(1 for _ in part)
 
 
-def _key(found: Located, split: str) -> str:
+def identify(found: Located, split: str) -> str:
+    """A short text that changes when the data does: with the commit, or names, sizes and times of local files."""
     files: list[tuple[str, int, int]] = []
     if found.revision is None:
         for file in found.files:

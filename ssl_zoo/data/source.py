@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ssl_zoo.data.counts import count_rows
+from ssl_zoo.data.counts import count_rows, identify, read_labels
 from ssl_zoo.data.errors import DataError, nearest
-from ssl_zoo.data.locate import locate
+from ssl_zoo.data.locate import Located, locate
 
 
 __all__ = ["DataConfig", "DataError", "ImageSource", "Row", "RowReader", "open_source"]
@@ -45,6 +45,17 @@ class DataConfig:
         default=0.01, metadata={"help": "stop when more than this share of the rows holds no readable image"}
     )
     max_rows: int | None = field(default=None, metadata={"help": "use only the first so many rows; null is all"})
+    labelled_share: float = field(
+        default=1.0, metadata={"help": "share of the rows whose label a method with supervision may learn from"}
+    )
+    labelled_stratified: bool = field(
+        default=True, metadata={"help": "take the same share of every class; false draws from all rows alike"}
+    )
+    labelled_seed: int = field(default=0, metadata={"help": "seed of the draw of labelled rows"})
+    labelled_ids: str | None = field(
+        default=None,
+        metadata={"help": "text file with one labelled row number or image file name per line, instead of a draw"},
+    )
 
     def __post_init__(self) -> None:
         """Check every value; an error names the key, the value and what is expected."""
@@ -54,6 +65,13 @@ class DataConfig:
                 raise DataError(f"`data.{key}` must be at least {low}, got {value!r}.")
         if not 0 <= self.max_corrupt_share <= 1:
             raise DataError(f"`data.max_corrupt_share` must be a share from 0 to 1, got {self.max_corrupt_share!r}.")
+        if not 0 < self.labelled_share <= 1:
+            raise DataError(f"`data.labelled_share` must be a share above 0 and up to 1, got {self.labelled_share!r}.")
+        if self.labelled_ids is not None and self.labelled_share != 1:
+            raise DataError(
+                f"`data.labelled_ids` names the labelled rows, so `data.labelled_share` must be 1.0, got "
+                f"{self.labelled_share!r}."
+            )
         for key in ("path", "split"):
             if not getattr(self, key):
                 raise DataError(f"`data.{key}` is empty; expected for example {DataConfig.__dict__[key]!r}.")
@@ -86,13 +104,12 @@ class ImageSource:
     def __init__(
         self,
         config: DataConfig,
-        dataset: datasets.Dataset | datasets.IterableDataset,
+        found: Located,
         *,
         shard_lengths: npt.NDArray[np.int64],
-        revision: str | None,
-        in_tables: bool,
     ) -> None:
-        self.path, self.split, self.revision = config.path, config.split, revision
+        dataset = found.dataset
+        self.path, self.split, self.revision = config.path, config.split, found.revision
         self.image_column, self.label_column = find_columns(config, dataset.features)
         label = dataset.features[self.label_column] if self.label_column else None
         self.class_names: list[str] | None = list(label.names) if isinstance(label, datasets.ClassLabel) else None
@@ -107,7 +124,28 @@ class ImageSource:
             raise DataError(f"Split {self.split!r} of {self.path!r} has no rows; choose another with `data.split`.")
         self.streaming = isinstance(dataset, datasets.IterableDataset)
         self._dataset = dataset if self.streaming else self._undecoded(dataset).with_format("arrow")
-        self._in_tables = in_tables
+        self._found = found
+
+    def read_labels(self) -> npt.NDArray[np.int64]:
+        """Label of every row by its id, -1 where there is none, without a look at the images if that can be.
+
+        Returns:
+            `numpy.ndarray` of shape `(num_rows,)`.
+
+        Raises:
+            DataError: The set has no column of labels.
+        """
+        if self.label_column is None:
+            raise DataError(
+                f"{self.path!r} has no labels, which this method learns from. If it has a column of classes, name it "
+                "with `data.label_column`; otherwise choose a method without supervision."
+            )
+        return read_labels(self._found, split=self.split, column=self.label_column)[: self.num_rows]
+
+    @property
+    def identity(self) -> str:
+        """A short text that changes when the data does: for names of files that are kept."""
+        return f"{identify(self._found, self.split)}-{self.num_rows}"
 
     def reader(self) -> "RowReader":
         """A reader with its own open files; make it in the process that uses it."""
@@ -123,7 +161,7 @@ class ImageSource:
             yield from self._values(self._dataset[shard : shard + 1])
             return
         part = self._dataset.shard(self._dataset.num_shards, shard)
-        if self._in_tables:  # whole tables are passed over without a look at their rows
+        if self._found.in_tables:  # whole tables are passed over without a look at their rows
             for table in self._undecoded(part).with_format("arrow").iter(_TABLE_ROWS):
                 if start < table.num_rows:
                     yield from self._values(table.slice(start))
@@ -182,9 +220,7 @@ def open_source(config: DataConfig) -> ImageSource:
     else:
         find_columns(config, found.dataset.features)  # fail before a long count
         lengths = count_rows(found, split=config.split)
-    return ImageSource(
-        config, found.dataset, shard_lengths=lengths, revision=found.revision, in_tables=found.in_tables
-    )
+    return ImageSource(config, found, shard_lengths=lengths)
 
 
 def find_columns(config: DataConfig, features: datasets.Features | None) -> tuple[str, str | None]:

@@ -1,5 +1,6 @@
 """Batches of views made in the workers of a `DataLoader`, each with its place in the data for an exact resume."""
 
+import itertools
 import os
 import random
 import signal
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ssl_zoo.data.batch import Batch, CorruptCounter, ReadPosition
 from ssl_zoo.data.decode import CorruptImageError, decode_image
 from ssl_zoo.data.errors import DataError
+from ssl_zoo.data.labelled import SupportSampler
 from ssl_zoo.data.order import StreamOrder
 from ssl_zoo.data.source import ImageSource, Row
 from ssl_zoo.data.views import ImageTransform, Pixels
@@ -44,6 +46,8 @@ class ViewStream(IterableDataset[Batch]):
         first_slot (`int`): The slot whose batch comes first.
         num_epochs (`int`, *optional*): Passes over the data; `None` never ends: a batch may then span two epochs, none
             is short, and all processes always have equally many.
+        support (`SupportSampler`, *optional*): Draws the labelled support that goes with each batch.
+        first_batch (`int`): Batches that this process has consumed before.
     """
 
     def __init__(
@@ -61,10 +65,13 @@ class ViewStream(IterableDataset[Batch]):
         positions: Sequence[int] | None = None,
         first_slot: int = 0,
         num_epochs: int | None = None,
+        support: SupportSampler | None = None,
+        first_batch: int = 0,
     ) -> None:
         super().__init__()
         self._source, self._transform, self._batch_size = source, transform, batch_size
         self._seed, self._num_epochs, self._first_slot = seed, num_epochs, first_slot
+        self._support, self._first_batch = support, first_batch
         start = ReadPosition.start(num_workers)
         if positions is not None:
             start.load_state_dict({"positions": positions, "first_slot": first_slot})
@@ -92,7 +99,13 @@ class ViewStream(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         """The batches of the slot that this worker plays."""
         worker = get_worker_info()
-        slot = ((worker.id if worker else 0) + self._first_slot) % len(self._orders)
+        turn = worker.id if worker else 0
+        batches = self._batches((turn + self._first_slot) % len(self._orders))
+        for number, batch in zip(itertools.count(self._first_batch + turn, len(self._orders)), batches, strict=False):
+            batch.support = self._support and self._support.load(number)
+            yield batch
+
+    def _batches(self, slot: int) -> Iterator[Batch]:
         order, position = self._orders[slot], self._positions[slot]
         samples: list[tuple[list[Pixels], Row]] = []
         skipped: list[str] = []
@@ -167,6 +180,8 @@ def make_loader(
     positions: Sequence[int] | None = None,
     first_slot: int = 0,
     num_epochs: int | None = None,
+    support: SupportSampler | None = None,
+    first_batch: int = 0,
 ) -> DataLoader[Batch]:
     """A loader of `Batch`es for one process; see `ViewStream` for the arguments.
 
@@ -185,6 +200,8 @@ def make_loader(
         positions=positions,
         first_slot=first_slot,
         num_epochs=num_epochs,
+        support=support,
+        first_batch=first_batch,
     )
     return DataLoader(
         stream,

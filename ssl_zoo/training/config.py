@@ -29,7 +29,7 @@ def _require(condition: bool, name: str, expected: str, value: object) -> None:
 
 @dataclass
 class OptimConfig:
-    """Optimiser and learning rate: linear warm-up, then cosine."""
+    """Optimiser and learning rate: linear warm-up, then cosine or steps."""
 
     name: Literal["sgd", "lars"] = key("lars", "optimiser")
     learning_rate: float = key(0.3, "peak learning rate, before scaling by the batch")
@@ -38,10 +38,18 @@ class OptimConfig:
     )
     warmup_epochs: float = key(10.0, "epochs of linear warm-up")
     warmup_learning_rate: float = key(0.0, "learning rate at the first step of the warm-up; never scaled by the batch")
-    final_learning_rate: float = key(0.0, "learning rate that the cosine ends at; never scaled by the batch")
+    schedule: Literal["cosine", "step"] = key("cosine", "how the learning rate falls after the warm-up")
+    final_learning_rate: float = key(0.0, "cosine only: learning rate at the end; never scaled by the batch")
+    decay_epochs: list[float] = field(
+        default_factory=list, metadata={"help": "step only: epochs at which the learning rate is multiplied"}
+    )
+    decay_factor: float = key(0.1, "step only: what the learning rate is multiplied by at each of decay_epochs")
     momentum: float = key(0.9, "momentum of the optimiser")
     nesterov: bool = key(False, "Nesterov momentum")
-    weight_decay: float = key(1e-6, "weight decay, on tensors of more than one dimension only")
+    weight_decay: float = key(1e-6, "weight decay")
+    decay_norms_and_biases: bool = key(
+        False, "weight decay on all tensors; false = on those of more than one dimension only"
+    )
     trust_coefficient: float = key(1e-3, "LARS only: eta of the trust ratio, on tensors of more than one dimension")
     clip_grad_norm: float | None = key(None, "clip the norm of the whole gradient to this; null = don't")
 
@@ -54,6 +62,11 @@ class OptimConfig:
             value = getattr(self, name)
             _require(value is None or value > 0, name, "> 0 or null", value)
         _require(0 <= self.momentum < 1, "momentum", "in [0, 1)", self.momentum)
+        _require(0 < self.decay_factor <= 1, "decay_factor", "in (0, 1]", self.decay_factor)
+        steps, increasing = self.decay_epochs, sorted(set(self.decay_epochs))
+        _require(steps == increasing and min(steps, default=1) > 0, "decay_epochs", "increasing and > 0", steps)
+        if (self.schedule == "step") != bool(steps):
+            raise ValueError(f"`decay_epochs` goes with `schedule: step`, got {steps} and schedule {self.schedule!r}")
 
     def peak_learning_rate(self, global_batch_size: int) -> float:
         """Learning rate at the end of the warm-up for this batch."""

@@ -54,6 +54,9 @@ def train(recipe: Recipe) -> Path:
             set_learning_rate(session.optimizer, rate)
             step = session.step + 1
             logged = step == 1 or step % config.log_every_steps == 0 or step == plan.stop_step
+            seen = session.step * config.global_batch_size
+            if news := core.before_step(session.passes, images_seen=seen, epoch=epoch, progress=progress):
+                log.metrics(step, news)
             outputs = []
             micro_batches = list(islice(batches, accelerator.gradient_accumulation_steps))
             for batch in micro_batches:

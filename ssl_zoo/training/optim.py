@@ -12,7 +12,8 @@ from ssl_zoo.training.plan import Plan
 def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Build the optimiser over the parameters that are trained.
 
-    Tensors with one dimension (biases, norm weights) get no weight decay and no LARS trust ratio, as in MIRA and BYOL.
+    Tensors with one dimension (biases, norm weights) get no LARS trust ratio, as in MIRA and BYOL, and no weight decay
+    unless `decay_norms_and_biases` says so.
 
     Args:
         model (`torch.nn.Module`): Frozen parameters are left out.
@@ -26,7 +27,10 @@ def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optim
             "weight_decay": config.weight_decay,
             **({"always_adapt": True} if lars else {}),
         },
-        {"params": [parameter for parameter in trained if parameter.ndim <= 1], "weight_decay": 0.0},
+        {
+            "params": [parameter for parameter in trained if parameter.ndim <= 1],
+            "weight_decay": config.weight_decay if config.decay_norms_and_biases else 0.0,
+        },
     ]
     if lars:
         return Lars(
@@ -36,7 +40,7 @@ def create_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optim
 
 
 def learning_rate(config: OptimConfig, plan: Plan, step: int) -> float:
-    """Learning rate of one step: linear warm-up, then half a cosine.
+    """Learning rate of one step: linear warm-up, then half a cosine or steps down.
 
     Args:
         config (`OptimConfig`): The recipe's section.
@@ -44,6 +48,9 @@ def learning_rate(config: OptimConfig, plan: Plan, step: int) -> float:
         step (`int`): Steps done before this one.
     """
     peak = plan.peak_learning_rate
+    if config.schedule == "step" and step >= plan.warmup_steps:
+        reached = sum(step >= epoch * plan.steps_per_epoch for epoch in config.decay_epochs)
+        return peak * config.decay_factor**reached
     return peak * warmup_cosine(
         step,
         total_steps=plan.total_steps,

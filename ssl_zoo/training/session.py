@@ -13,15 +13,17 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ssl_zoo.data.labelled import LabelledSubset
 from ssl_zoo.data.source import open_source
 from ssl_zoo.data.stream import Batch, CorruptCounter, ReadPosition, make_loader
 from ssl_zoo.data.views import MultiView
 from ssl_zoo.models.modeling_base import SSLForPreTraining
-from ssl_zoo.models.registry import pretraining_class_of
+from ssl_zoo.training.build import create_support, fit_model
 from ssl_zoo.training.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from ssl_zoo.training.config import RecipeError
 from ssl_zoo.training.log import RunLog
 from ssl_zoo.training.optim import create_optimizer
+from ssl_zoo.training.passes import TrainingPasses
 from ssl_zoo.training.plan import Plan, derive_plan
 from ssl_zoo.training.processes import create_accelerator
 from ssl_zoo.training.recipe import Recipe, load_recipe
@@ -51,6 +53,8 @@ class Session:
     Args:
         step: Optimiser steps done.
         position: Where this process stands in the data.
+        labelled: The images whose label may be learned from; `None` for a method without supervision.
+        passes: The training images, for what a method does between steps.
     """
 
     recipe: Recipe
@@ -65,16 +69,21 @@ class Session:
     corrupt: CorruptCounter
     log: RunLog
     memory_format: torch.memory_format
+    labelled: LabelledSubset | None
+    passes: TrainingPasses
     step: int
 
     def to_device(self, batch: Batch) -> dict[str, Any]:
         """Move a batch to this process's device, as keyword arguments of `SSLForPreTraining.forward`."""
         device = self.accelerator.device
-        return {
-            "views": [view.to(device, memory_format=self.memory_format, non_blocking=True) for view in batch.views],
-            "sample_ids": batch.sample_ids.to(device, non_blocking=True),
-            "labels": batch.labels.to(device, non_blocking=True),
-        }
+        values: dict[str, Any] = {"sample_ids": batch.sample_ids, "labels": batch.labels}
+        if self.labelled is not None:
+            values["known_labels"] = self.labelled.known_labels[batch.sample_ids]
+        if batch.support is not None:
+            values["support_views"], values["support_labels"] = batch.support
+        values = {name: value.to(device, non_blocking=True) for name, value in values.items()}
+        views = [view.to(device, memory_format=self.memory_format, non_blocking=True) for view in batch.views]
+        return {"views": views, **values}
 
     def consume(self, batches: list[Batch]) -> None:
         """Note that these batches were trained on: a continued run starts after them.
@@ -150,10 +159,11 @@ def open_session(recipe: Recipe) -> Session:
     with accelerator.main_process_first():  # the first process renders, downloads and counts, the others find it done
         source = open_source(recipe.data)
         plan = derive_plan(recipe, num_rows=source.num_rows, num_processes=accelerator.num_processes)
+        core, labelled = fit_model(recipe, source)
+        support = create_support(recipe, core, source, labelled, accelerator)
         _prepare_folder(recipe, run, create=accelerator.is_main_process)
     accelerator.gradient_accumulation_steps = plan.accumulation_steps
 
-    core = build_model(recipe)
     on_gpu = accelerator.device.type == "cuda"
     channels_last = on_gpu if train.channels_last is None else train.channels_last
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -184,6 +194,11 @@ def open_session(recipe: Recipe) -> Session:
         num_workers=recipe.data.num_workers,
         positions=position.positions,
         first_slot=position.first_slot,
+        support=support,
+        first_batch=step * plan.accumulation_steps,
+    )
+    passes = TrainingPasses(
+        source, recipe, batch_size=plan.micro_batch_size, device=accelerator.device, memory_format=memory_format
     )
     log = RunLog(
         accelerator,
@@ -212,33 +227,10 @@ def open_session(recipe: Recipe) -> Session:
         corrupt=corrupt,
         log=log,
         memory_format=memory_format,
+        labelled=labelled,
+        passes=passes,
         step=step,
     )
-
-
-def build_model(recipe: Recipe) -> SSLForPreTraining:
-    """Build the method's pretraining model from the recipe's seed, on the CPU, exactly as timm initialises it.
-
-    Raises:
-        RecipeError: for an unknown architecture, or arguments that it doesn't take.
-    """
-    torch.manual_seed(recipe.train.seed)
-    try:
-        model: SSLForPreTraining = pretraining_class_of(recipe.method)(recipe.model_config())
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"the recipe's `model` can't be built: {error}") from error
-    views = recipe.views
-    size = recipe.evaluation.image_size or views.global_size
-    model.config.pretrained_cfg = {
-        **(model.config.pretrained_cfg or {}),
-        "input_size": [3, size, size],
-        "mean": list(views.mean),
-        "std": list(views.std),
-        "interpolation": views.interpolation,
-        "crop_pct": recipe.evaluation.crop_pct,
-        "num_classes": 0,
-    }
-    return model
 
 
 def _prepare_folder(recipe: Recipe, run: Path, *, create: bool) -> None:
@@ -275,4 +267,4 @@ def _scalar_settings(recipe: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in _flat(recipe).items() if isinstance(value, int | float | str)}
 
 
-__all__ = ["Session", "build_model", "open_session"]
+__all__ = ["Session", "open_session"]

@@ -15,8 +15,8 @@ from ssl_zoo.evaluation.load import (
     view_size,
 )
 from ssl_zoo.hub.export import export_repo
+from ssl_zoo.training.build import build_model
 from ssl_zoo.training.recipe import load_recipe
-from ssl_zoo.training.session import build_model
 from tests.evaluation.tiny_run import write_run
 
 

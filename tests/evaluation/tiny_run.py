@@ -5,8 +5,8 @@ from pathlib import Path
 
 import torch
 
+from ssl_zoo.training.build import build_model
 from ssl_zoo.training.recipe import recipe_from_dict
-from ssl_zoo.training.session import build_model
 
 
 def write_run(folder: Path, data: Path, *, seed: int = 5) -> Path:

@@ -34,6 +34,19 @@ class SSLConfig(PreTrainedConfig):
         self.pretrained_cfg = dict(self.pretrained_cfg or {})
         super().__post_init__(**kwargs)
 
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether `forward` takes `known_labels`: class ids that the method may learn from, -1 where unlabelled."""
+        return False
+
+    @property
+    def support_size(self) -> tuple[int, int] | None:
+        """Classes and images per class of the labelled support, over all processes, that goes with each batch.
+
+        `forward` then takes `support_views` and `support_labels`, this process's part. `None` for no support.
+        """
+        return None
+
     def fit_to_data(self, *, num_samples: int, num_classes: int | None, num_labelled: int | None) -> None:
         """Fill in what depends on the training data; called before the pretraining model is built. Nothing by default.
 

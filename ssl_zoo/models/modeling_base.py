@@ -206,8 +206,8 @@ class SSLForPreTraining(SSLPreTrainedModel):
 
     @property
     def learns_from_labels(self) -> bool:
-        """Whether `forward` takes `known_labels`: class ids that the method may learn from, -1 where unlabelled."""
-        return False
+        """As the configuration says."""
+        return bool(self.config.learns_from_labels)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:

@@ -8,6 +8,11 @@ import torch
 from timm.models.resnet import ResNet
 from torch import nn
 
+from ssl_zoo.nn.alexnet import register_alexnet
+
+
+register_alexnet()
+
 
 def create_backbone(
     architecture: str,
@@ -67,3 +72,22 @@ def pooled_features(backbone: nn.Module, images: torch.Tensor) -> tuple[torch.Te
     """
     features = backbone.forward_features(images)  # type: ignore[operator]  # timm's protocol, not nn.Module's
     return features, backbone.forward_head(features, pre_logits=True)  # type: ignore[operator]
+
+
+def multi_crop_embeddings(backbone: nn.Module, views: list[torch.Tensor]) -> torch.Tensor:
+    """Pooled embeddings of views of several sizes; neighbours of one size go through the backbone together.
+
+    Args:
+        backbone (`torch.nn.Module`): A timm model.
+        views (list of `torch.Tensor` of shape `(batch, 3, height, width)`): Any sizes; batches may differ.
+
+    Returns:
+        `torch.Tensor` of shape `(rows of all views, num_features)`: in the order of the views.
+    """
+    embeddings = []
+    start = 0
+    for stop in range(1, len(views) + 1):
+        if stop == len(views) or views[stop].shape[-2:] != views[start].shape[-2:]:
+            embeddings.append(pooled_features(backbone, torch.cat(views[start:stop]))[1])
+            start = stop
+    return torch.cat(embeddings)

@@ -37,9 +37,9 @@ def create_support(
     Raises:
         DataError: if there are too few labelled images or classes for it.
     """
-    if core.support_size is None or labelled is None:
+    if core.config.support_size is None or labelled is None:
         return None
-    num_classes, images_per_class = core.support_size
+    num_classes, images_per_class = core.config.support_size
     return SupportSampler(
         source,
         labelled,
@@ -70,11 +70,11 @@ def build_model(
     Raises:
         RecipeError: for an unknown architecture, or arguments that it doesn't take.
     """
-    config = recipe.model_config()
-    if num_samples:
-        config.fit_to_data(num_samples=num_samples, num_classes=num_classes, num_labelled=num_labelled)
     torch.manual_seed(recipe.train.seed)
     try:
+        config = recipe.model_config()
+        if num_samples:
+            config.fit_to_data(num_samples=num_samples, num_classes=num_classes, num_labelled=num_labelled)
         model: SSLForPreTraining = pretraining_class_of(recipe.method)(config)
     except (TypeError, ValueError) as error:
         raise RecipeError(f"the recipe's `model` can't be built: {error}") from error

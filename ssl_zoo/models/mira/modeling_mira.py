@@ -16,7 +16,7 @@ from ssl_zoo.functional.schedules import cosine
 from ssl_zoo.models.mira.configuration_mira import MiraConfig
 from ssl_zoo.models.mira.loss_mira import mira_loss
 from ssl_zoo.models.modeling_base import SSLForImageClassification, SSLForPreTraining, SSLModel
-from ssl_zoo.nn.backbone import pooled_features
+from ssl_zoo.nn.backbone import multi_crop_embeddings, pooled_features
 from ssl_zoo.nn.ema import update_ema_
 from ssl_zoo.nn.heads import Projector
 from ssl_zoo.nn.prototypes import Prototypes
@@ -133,14 +133,8 @@ class MiraForPreTraining(SSLForPreTraining):
         return embeddings, self.prototypes(self.teacher_projector(embeddings))
 
     def _student_scores(self, views: list[torch.Tensor]) -> list[torch.Tensor]:
-        """Run the student on all views, those of one size in one pass (`(batch, num_prototypes)` per view)."""
-        embeddings = []
-        start = 0
-        for stop in range(1, len(views) + 1):
-            if stop == len(views) or views[stop].shape[-2:] != views[start].shape[-2:]:
-                embeddings.append(pooled_features(self.student_backbone, torch.cat(list(views[start:stop])))[1])
-                start = stop
-        scores = self.prototypes(self.student_projector(torch.cat(embeddings)))
+        """Scores of all views, `(batch, num_prototypes)` each."""
+        scores = self.prototypes(self.student_projector(multi_crop_embeddings(self.student_backbone, views)))
         return list(scores.split([len(view) for view in views]))
 
     def _diagnose(

@@ -3,6 +3,16 @@
 from ssl_zoo.functional.assignment import mira_assignment
 from ssl_zoo.functional.information import Information, information
 from ssl_zoo.functional.schedules import cosine, warmup_cosine
+from ssl_zoo.functional.sinkhorn import SinkhornSolution, sinkhorn_labels, sinkhorn_solve
 
 
-__all__ = ["Information", "cosine", "information", "mira_assignment", "warmup_cosine"]
+__all__ = [
+    "Information",
+    "SinkhornSolution",
+    "cosine",
+    "information",
+    "mira_assignment",
+    "sinkhorn_labels",
+    "sinkhorn_solve",
+    "warmup_cosine",
+]

@@ -1,0 +1,140 @@
+"""Tables by sample id that limit where CMSF looks for neighbours without labels. All of it is persistent state."""
+
+import numpy as np
+import torch
+from torch import nn
+
+from ssl_zoo.functional.distributed import broadcast_, rank
+
+
+try:  # training CMSF-KM needs it, loading and using a model doesn't
+    from sklearn.cluster import MiniBatchKMeans
+except ImportError:
+    MiniBatchKMeans = None
+
+# Centroids that aren't used lie here, where no unit vector is near.
+_FAR_AWAY = 1000.0
+_KMEANS_BATCH = 4096
+_KMEANS_PASSES = 20
+
+
+class VisitTable(nn.Module):
+    """The target projection of every training image at its last visit.
+
+    Args:
+        num_samples (`int`): Images in the training data.
+        num_features (`int`): Width of the projections. Stored in half precision: 1.3 GB for ImageNet at width 512.
+    """
+
+    embeddings: torch.Tensor
+    seen: torch.Tensor
+
+    def __init__(self, num_samples: int, num_features: int) -> None:
+        super().__init__()
+        self.register_buffer("embeddings", torch.zeros(num_samples, num_features, dtype=torch.float16))
+        self.register_buffer("seen", torch.zeros(num_samples, dtype=torch.bool))
+
+    def look_up(self, sample_ids: torch.Tensor, otherwise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Projections at the last visit.
+
+        Args:
+            sample_ids (`torch.Tensor` of shape `(batch,)`): Ids; negative for images without one.
+            otherwise (`torch.Tensor` of shape `(batch, num_features)`): Stands in for images never visited.
+
+        Returns:
+            Projections `(batch, num_features)` in half precision, and which images were visited `(batch,)`.
+        """
+        seen = self.seen[sample_ids.clamp_min(0)] & (sample_ids >= 0)
+        stored = self.embeddings[sample_ids.clamp_min(0)]
+        return torch.where(seen.unsqueeze(1), stored, otherwise.to(stored.dtype)), seen
+
+    @torch.no_grad()
+    def write_(self, sample_ids: torch.Tensor, embeddings: torch.Tensor) -> None:
+        """Note visits, the same on all processes. Of several visits to an image the last one stays.
+
+        Args:
+            sample_ids (`torch.Tensor` of shape `(batch,)`): Ids; negative ones are left out.
+            embeddings (`torch.Tensor` of shape `(batch, num_features)`): Unit target projections.
+        """
+        # Writing to one place twice has no defined result on a GPU: keep the last row of each id.
+        unique, number = sample_ids.unique(return_inverse=True)
+        order = torch.arange(len(sample_ids), device=sample_ids.device)
+        last = torch.zeros_like(unique).scatter_reduce(0, number, order, "amax", include_self=False)[unique >= 0]
+        self.embeddings[sample_ids[last]] = embeddings[last].to(self.embeddings.dtype)
+        self.seen[sample_ids[last]] = True
+
+
+class ClusterTable(nn.Module):
+    """The k-means cluster of every training image, solved from its last visit.
+
+    Args:
+        num_samples (`int`): Images in the training data.
+        num_features (`int`): Width of the projections.
+        num_clusters (`int`): How many clusters at most.
+    """
+
+    ids: torch.Tensor
+    centroids: torch.Tensor
+    num_solved: torch.Tensor
+
+    def __init__(self, num_samples: int, num_features: int, num_clusters: int) -> None:
+        super().__init__()
+        self.register_buffer("ids", torch.full((num_samples,), -1))
+        self.register_buffer("centroids", torch.full((num_clusters, num_features), _FAR_AWAY))
+        self.register_buffer("num_solved", torch.zeros((), dtype=torch.int64))
+
+    def look_up(self, sample_ids: torch.Tensor) -> torch.Tensor:
+        """Clusters of images by id, int64, of the shape of `sample_ids`; -1 for images that are in none."""
+        return torch.where(sample_ids >= 0, self.ids[sample_ids.clamp_min(0)], -1)
+
+    @torch.no_grad()
+    def solve_when_due_(self, visits: VisitTable, *, moment: int) -> None:
+        """Cluster all images that were visited, unless this was done. Process 0 does, the others get the result.
+
+        Mini-batch k-means with its seed from `moment`: a run that is resumed clusters as one that isn't.
+
+        Args:
+            visits (`VisitTable`): Where the projections are.
+            moment (`int`): Number of this solution, counted from 1.
+
+        Raises:
+            ImportError: if scikit-learn isn't installed.
+        """
+        if moment <= int(self.num_solved):
+            return
+        require_kmeans()
+        rows = visits.seen.nonzero().flatten()
+        if rank() == 0:
+            data = visits.embeddings[rows].float().cpu().numpy()
+            kmeans = MiniBatchKMeans(
+                min(len(self.centroids), len(data)),
+                batch_size=_KMEANS_BATCH,
+                max_iter=_KMEANS_PASSES,
+                n_init=1,
+                random_state=moment,
+            ).fit(data)
+            self.ids.fill_(-1)
+            self.ids[rows] = torch.from_numpy(kmeans.labels_.astype(np.int64)).to(self.ids.device)
+            self.centroids.fill_(_FAR_AWAY)
+            self.centroids[: len(kmeans.cluster_centers_)] = torch.from_numpy(kmeans.cluster_centers_)
+        broadcast_(self.ids)
+        broadcast_(self.centroids)
+        self.num_solved.fill_(moment)
+
+    @torch.no_grad()
+    def nearest(self, projections: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cluster of each unit projection `(batch, num_features)`, and its cosine with the centroid, at least 0."""
+        clusters = torch.cdist(projections.float(), self.centroids).argmin(dim=1)
+        cosines = torch.cosine_similarity(projections.float(), self.centroids[clusters])
+        return clusters, cosines.clamp_min(0.0)
+
+    @torch.no_grad()
+    def sizes(self) -> torch.Tensor:
+        """Images in each cluster, `(num_clusters,)`."""
+        return self.ids[self.ids >= 0].bincount(minlength=len(self.centroids))
+
+
+def require_kmeans() -> None:
+    """Raise an `ImportError` that says what to install when there is no k-means."""
+    if MiniBatchKMeans is None:
+        raise ImportError("CMSF with `constraint: kmeans` clusters by scikit-learn: `pip install scikit-learn`")

@@ -1,0 +1,174 @@
+"""What every method owes its users: known trajectories, and exact continuation after kill -9.
+
+The recipes `cifar10_small_cpu*.yaml` of all methods, made tiny. To write the trajectories anew after a change that is
+meant to change them: `python -m tests.training.test_every_method`.
+"""
+
+import json
+import multiprocessing
+import os
+import platform
+import random
+import signal
+import socket
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from ssl_zoo.training.loop import train
+from ssl_zoo.training.recipe import load_recipe
+from tests.training.tiny_recipes import SMALL_RECIPES, recipe_name, shrink, write_noise
+
+
+GOLDEN = Path(__file__).parent / "golden"
+STEPS = 50
+STEPS_OF_TWO = 16  # when two processes train: enough for two kills
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return write_noise(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture(scope="module", params=SMALL_RECIPES, ids=recipe_name)
+def whole(request, images, tmp_path_factory):
+    """A run that nobody stopped."""
+    folder = tmp_path_factory.mktemp("whole")
+    return _write(request.param, images, folder, STEPS), _Run(folder / "recipe.yaml", folder / "run").finish()
+
+
+def test_the_losses_are_those_of_the_golden_trajectory(whole):
+    (name, _), run = whole
+    golden = json.loads((GOLDEN / f"{name}.json").read_text())["losses"]
+    losses = _losses(run)
+    assert len(losses) == len(golden) == STEPS
+    # Rounding grows from step to step: close at first, and no drift later.
+    assert losses[:5] == pytest.approx(golden[:5], rel=1e-4, abs=1e-5)
+    differences = [abs(ours - theirs) for ours, theirs in zip(losses, golden, strict=True)]
+    size = max(map(abs, golden))
+    assert max(differences) < 0.05 * size
+    assert sum(differences) / STEPS < 0.01 * size
+
+
+def test_killed_twice_is_never_killed(whole, tmp_path):
+    (_, path), expected = whole
+    _compare(path, tmp_path, expected, steps=STEPS, processes=1)
+
+
+@pytest.mark.parametrize("path", SMALL_RECIPES, ids=recipe_name)
+def test_two_processes_killed_twice_are_never_killed(path, images, tmp_path):
+    _, recipe = _write(path, images, tmp_path, STEPS_OF_TWO)
+    expected = _Run(recipe, tmp_path / "run", processes=2).finish()
+    _compare(recipe, tmp_path, expected, steps=STEPS_OF_TWO, processes=2)
+    states = [load_file(checkpoint / "model.safetensors") for checkpoint in _checkpoints(expected)]
+    assert len(states) == 2  # the banks, tables and statistics below are those of both processes
+    assert len({len(trace["sample_ids"]) for trace in _trace(expected, 1)}) == 1
+
+
+def _compare(recipe, folder, expected, *, steps, processes):
+    killed = folder / "killed"
+    moments = sorted(random.Random(time.time_ns()).sample(range(6, steps), 2))
+    for moment in moments:
+        _Run(recipe, killed, processes=processes).kill_at(moment)
+        assert not (killed / "model").exists()
+    _Run(recipe, killed, processes=processes).finish()
+    for rank in range(processes):
+        assert _trace(killed, rank) == _trace(expected, rank), f"killed at steps {moments}"
+    assert _metrics(killed) == _metrics(expected), f"killed at steps {moments}"
+    for ours, theirs in zip(_checkpoints(killed), _checkpoints(expected), strict=True):
+        ours, theirs = (load_file(checkpoint / "model.safetensors") for checkpoint in (ours, theirs))
+        assert ours.keys() == theirs.keys()
+        assert [name for name, tensor in theirs.items() if not torch.equal(ours[name], tensor)] == []
+
+
+class _Run:
+    """A training run in one process or two that can be killed; it starts from a server that has imported all."""
+
+    def __init__(self, recipe: Path, run: Path, *, processes: int = 1) -> None:
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["ssl_zoo.training.loop", "transformers", "datasets", "tests.conftest"])
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        self.run, self.log = run, run.with_suffix(".log")
+        self.processes = [
+            context.Process(target=_train, args=(recipe, run, rank, processes, port)) for rank in range(processes)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def finish(self) -> Path:
+        for process in self.processes:
+            process.join(200)
+            assert process.exitcode == 0, self.log.read_text()[-3000:]
+        return self.run
+
+    def kill_at(self, step: int) -> None:
+        trace, deadline = self.run / "trace-0.jsonl", time.monotonic() + 200
+        while not (trace.exists() and len(trace.read_bytes().splitlines()) >= step):
+            assert self.processes[0].is_alive(), self.log.read_text()[-3000:]
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        for process in self.processes:
+            os.kill(process.pid, signal.SIGKILL)
+        for process in self.processes:
+            process.join(60)
+            assert process.exitcode == -signal.SIGKILL
+
+
+def _train(recipe: Path, run: Path, rank: int, processes: int, port: int) -> None:
+    with run.with_suffix(".log").open("a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    os.environ |= {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    if processes > 1:
+        os.environ |= {"WORLD_SIZE": str(processes), "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        if sys.platform == "linux":
+            os.environ["GLOO_SOCKET_IFNAME"] = "lo"
+    torch.set_num_threads(1)
+    train(load_recipe(recipe, [f"train.output_dir={run}", f"train.num_processes={processes}"]))
+
+
+def _write(path: Path, images: Path, folder: Path, steps: int) -> tuple[str, Path]:
+    shrink(path, images=images, steps=steps).save(folder / "recipe.yaml")
+    return recipe_name(path), folder / "recipe.yaml"
+
+
+def _trace(run: Path, rank: int) -> list[dict]:
+    return [json.loads(line) for line in (run / f"trace-{rank}.jsonl").read_text().splitlines()]
+
+
+def _losses(run: Path) -> list[float]:
+    traced = [[float.fromhex(loss) for loss in line["losses"]] for line in _trace(run, 0)]
+    return [sum(losses) / len(losses) for losses in traced]
+
+
+def _metrics(run: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
+def _checkpoints(run: Path) -> list[Path]:
+    return sorted((run / "checkpoints").glob("step-*"))
+
+
+def _write_golden() -> None:
+    GOLDEN.mkdir(exist_ok=True)
+    for path in SMALL_RECIPES:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            stem, recipe = _write(path, write_noise(folder / "images"), folder, STEPS)
+            losses = _losses(_Run(recipe, folder / "run").finish())
+        made_with = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
+        text = json.dumps({"made_with": made_with, "losses": [float(f"{loss:.7g}") for loss in losses]}, indent=1)
+        (GOLDEN / f"{stem}.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    _write_golden()

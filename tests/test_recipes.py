@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,13 +12,17 @@ import pytest
 import torch
 import yaml
 
-from ssl_zoo.data.views import MultiView
+from ssl_zoo.data.views import MultiView, ViewsConfig
 from ssl_zoo.models.registry import method_names, pretraining_class_of
+from ssl_zoo.training.build import build_model
+from ssl_zoo.training.optim import create_optimizer, set_learning_rate
 from ssl_zoo.training.recipe import load_recipe
+from tests.training.tiny_recipes import shrink
 
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(path for method in method_names() for path in (ROOT / "recipes" / method).glob("*.yaml"))
+LABELS = torch.tensor([0, 0, 0, 0, 2, 2, 2, 2])
 LAUNCH = sorted((ROOT / "recipes" / "accelerate").glob("*.yaml"))
 
 
@@ -37,6 +42,52 @@ def test_a_recipe_parses_and_builds_its_model(path: Path) -> None:
         model = pretraining_class_of(recipe.method)(recipe.model_config())
     assert sum(parameter.numel() for parameter in model.parameters()) > 0
     MultiView(recipe.views)
+
+
+class FakeData:
+    """What a method may ask for between steps, of random tensors."""
+
+    num_samples = 64
+
+    def __init__(self, views: ViewsConfig) -> None:
+        sizes = [views.global_size] * views.global_crops + [views.local_size] * views.local_crops
+        self._shapes = [(8, 3, size, size) for size in sizes]
+
+    def views(self) -> list[torch.Tensor]:
+        return [torch.randn(shape) for shape in self._shapes]
+
+    def one_pass(self, *, seed: int, description: str) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
+        for ids in torch.randperm(self.num_samples).split(8):
+            yield self.views(), ids
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name)
+def test_a_recipe_takes_two_steps(path: Path) -> None:
+    """Narrow layers and random images, but the recipe's method, settings, views and optimiser."""
+    recipe = shrink(path, images=ROOT, steps=2)
+    model = build_model(recipe, num_samples=64, num_classes=3, num_labelled=32).train()
+    optimizer = create_optimizer(model, recipe.optim)
+    set_learning_rate(optimizer, 0.01)
+    data = FakeData(recipe.views)
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    for step in range(2):
+        now = {"epoch": step / 2, "progress": step / 2}
+        model.before_step(data, images_seen=8 * step, **now)
+        inputs = {"sample_ids": torch.randperm(64)[:8], "labels": torch.arange(8) % 3}
+        if model.config.learns_from_labels:
+            inputs["known_labels"] = torch.where(torch.arange(8) < 4, inputs["labels"], -1)
+        if model.config.support_size:
+            inputs |= {"support_views": torch.randn(8, *data.views()[0].shape[1:]), "support_labels": LABELS}
+        output = model(data.views(), **inputs, **now)
+        assert bool(output.loss.isfinite())
+        output.loss.backward()
+        model.before_optimizer_step(epoch=step / 2)
+        optimizer.step()
+        optimizer.zero_grad()
+        model.update_state([output], progress=(step + 1) / 2, epoch=(step + 1) / 2)
+        assert output.embeddings.shape == (8, model.config.num_features)
+    assert any(not torch.equal(old, new) for old, new in zip(before, model.parameters(), strict=True))
+    assert all(bool(tensor.isfinite().all()) for tensor in model.state_dict().values())
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name)

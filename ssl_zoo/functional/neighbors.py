@@ -17,6 +17,7 @@ __all__ = [
     "mean_neighbor_distance",
     "nearest_neighbors",
     "nearest_of_few",
+    "other_images",
     "spread",
 ]
 
@@ -169,6 +170,23 @@ def label_agreement(
     agree = known & (labels.unsqueeze(1) == neighbor_labels)
     agreeing, total = all_reduce_sum_(torch.stack([agree.sum(), known.sum()])).tolist()
     return torch.tensor(agreeing / total, device=labels.device) if total else None
+
+
+def other_images(neighbors: Neighbors, neighbor_ids: torch.Tensor, sample_ids: torch.Tensor) -> torch.Tensor:
+    """Which neighbours are of another image than the query.
+
+    Args:
+        neighbors ([`Neighbors`] of shape `(batch, k)`): Each query itself is among them, as the nearest.
+        neighbor_ids (`torch.Tensor` of shape `(batch, k)`): Their sample ids.
+        sample_ids (`torch.Tensor` of shape `(batch,)`): Those of the queries; -1 where there is none.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, k)`: bool. Without an id, all that exist but the nearest.
+    """
+    has_id = (sample_ids >= 0).unsqueeze(1)
+    same = has_id & (neighbor_ids == sample_ids.unsqueeze(1))
+    same[:, :1] |= ~has_id
+    return neighbors.found & ~same
 
 
 @torch.no_grad()

@@ -151,7 +151,7 @@ def _losses(run: Path) -> list[float]:
 
 def _metrics(run: Path) -> list[dict]:
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+    return [{name: value for name, value in line.items() if "second" not in name} for line in lines]
 
 
 def _checkpoints(run: Path) -> list[Path]:

@@ -88,6 +88,8 @@ def _clip(name: str, value: object) -> object:
         return [min(width, _WIDEST) for width in value]
     if not isinstance(value, int) or isinstance(value, bool):
         return value
+    if "iters" in name:
+        return value
     if "class" in name:
         return min(value, NUM_CLASSES - NUM_CLASSES % 2)  # dealt to two processes
     return min(value, _LARGEST_BANK if "bank" in name else _WIDEST)

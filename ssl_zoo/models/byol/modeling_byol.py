@@ -1,5 +1,6 @@
 """BYOL: an online network predicts what a moving average of it, the target, makes of another view."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -119,7 +120,8 @@ def _spread(targets: torch.Tensor) -> torch.Tensor:
     local = torch.cat([rows.sum(dim=0), rows.square().sum(dim=0), rows.new_tensor([len(rows)])])
     *sums, count = all_reduce_sum_(local).split([rows.shape[-1], rows.shape[-1], 1])
     mean, square = (total / count for total in sums)
-    return (square - mean.square()).clamp_min(0).sqrt().mean() * targets.shape[-1] ** 0.5
+    spread: torch.Tensor = (square - mean.square()).clamp_min(0).sqrt().mean() * math.sqrt(rows.shape[-1])
+    return spread
 
 
 __all__ = ["ByolForImageClassification", "ByolForPreTraining", "ByolModel", "ByolPreTrainingOutput"]

@@ -17,8 +17,8 @@ from ssl_zoo.nn.memory_bank import MemoryBank
 class PseudoLabelClassifier(nn.Module):
     """A small network on target projections, trained now and then on those of the labelled images that passed by.
 
-    It is no part of the model's own training: its parameters have no gradient but inside `fit_when_due_`, and its batch
-    norm is in evaluation mode but there.
+    It is no part of the model's own training: its parameters have no gradient but inside `fit_when_due_`, and its
+    batch norm is in evaluation mode but there.
 
     Args:
         num_features (`int`): Width of the projections.

@@ -5,7 +5,7 @@ import math
 import torch
 
 from ssl_zoo.functional.distributed import all_reduce_sum_
-from ssl_zoo.functional.neighbors import Neighbors, label_agreement, spread
+from ssl_zoo.functional.neighbors import Neighbors, label_agreement, other_images, spread
 from ssl_zoo.models.cmsf.classifier import PseudoLabelClassifier
 from ssl_zoo.models.cmsf.constraints import ClusterTable
 from ssl_zoo.nn.memory_bank import UpdatedColumn
@@ -72,9 +72,7 @@ def _describe(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """Purity and mean distance of the neighbours of some rows, over all processes; the image itself doesn't count."""
     labels, ids = own[:, 0], own[:, 1]
-    itself = bank["sample_ids"].take(neighbors.rows) == ids.unsqueeze(1)
-    itself[:, 0] |= ids < 0  # without ids it is the nearest
-    others = neighbors.found & ~itself & rows.unsqueeze(1)
+    others = other_images(neighbors, bank["sample_ids"].take(neighbors.rows), ids) & rows.unsqueeze(1)
     purity = label_agreement(labels, bank["labels"].take(neighbors.rows), others)
     return purity, _mean(2.0 - 2.0 * neighbors.similarities, others)
 

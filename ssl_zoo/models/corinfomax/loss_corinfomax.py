@@ -50,7 +50,7 @@ def log_determinants(covariances: torch.Tensor, *, offset: float) -> torch.Tenso
     """
     identity = torch.eye(covariances.shape[-1], dtype=covariances.dtype, device=covariances.device)
     factors, info = torch.linalg.cholesky_ex(covariances + offset * identity)
-    found = 2 * factors.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+    found: torch.Tensor = 2 * factors.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
     usable = (info == 0) & found.isfinite()
     if not bool(usable.all()):
         view = int((~usable).nonzero()[0])

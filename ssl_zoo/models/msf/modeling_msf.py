@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
 from ssl_zoo.functional.distributed import all_gather_rows
-from ssl_zoo.functional.neighbors import Neighbors, label_agreement, nearest_neighbors, spread
+from ssl_zoo.functional.neighbors import Neighbors, label_agreement, nearest_neighbors, other_images, spread
 from ssl_zoo.models.modeling_base import SSLForImageClassification, SSLModel
 from ssl_zoo.models.modeling_online_target import OnlineTargetForPreTraining
 from ssl_zoo.models.msf.configuration_msf import MsfConfig
@@ -124,9 +124,7 @@ class MsfForPreTraining(OnlineTargetForPreTraining):
         sample_ids: torch.Tensor,
     ) -> None:
         """Fill the diagnostic fields; one all-reduce. The image itself doesn't count as its neighbour."""
-        itself = bank["sample_ids"].take(neighbors.rows) == sample_ids.unsqueeze(1)
-        itself[:, 0] |= sample_ids < 0  # without ids it is the nearest
-        others = neighbors.found & ~itself
+        others = other_images(neighbors, bank["sample_ids"].take(neighbors.rows), sample_ids)
         count = others.sum().clamp_min(1)
         output.purity = label_agreement(labels, bank["labels"].take(neighbors.rows), others)
         output.neighbor_distance = (2.0 - 2.0 * neighbors.similarities)[others].sum() / count

@@ -156,6 +156,61 @@ def test_learning_rate_warms_up_and_falls(tmp_path, images):
     assert rates[100] == pytest.approx(0.0)
 
 
+def test_learning_rate_falls_in_steps(tmp_path, images):
+    sections = {
+        "optim": {
+            "learning_rate": 0.5,
+            "learning_rate_per": None,
+            "schedule": "step",
+            "decay_epochs": [3.0, 6.0],
+            "decay_factor": 0.1,
+            "warmup_epochs": 1.0,
+        },
+        "train": {"epochs": 10.0},
+    }
+    recipe = _recipe(tmp_path, images, **sections)
+    plan = derive_plan(recipe, num_rows=80, num_processes=1)
+    rates = [learning_rate(recipe.optim, plan, step) for step in range(100)]
+    assert rates[:11] == pytest.approx([0.05 * step for step in range(11)])
+    assert rates[10:30] == pytest.approx([0.5] * 20)
+    assert rates[30:60] == pytest.approx([0.05] * 30)
+    assert rates[60:] == pytest.approx([0.005] * 40)
+
+
+@pytest.mark.parametrize(
+    ("optim", "message"),
+    [
+        ({"schedule": "step"}, "goes with"),
+        ({"decay_epochs": [1.0]}, "goes with"),
+        ({"schedule": "step", "decay_epochs": [2.0, 1.0]}, "increasing"),
+        ({"schedule": "step", "decay_epochs": [1.0], "decay_factor": 0.0}, "decay_factor"),
+    ],
+)
+def test_impossible_schedules_are_refused(tmp_path, images, optim, message):
+    with pytest.raises(RecipeError, match=message):
+        _recipe(tmp_path, images, optim=optim)
+
+
+def test_all_tensors_decay_where_the_recipe_says_so(tmp_path, images):
+    model = MiraForPreTraining(_recipe(tmp_path, images).model_config())
+    optimizer = create_optimizer(model, OptimConfig(name="sgd", weight_decay=0.5, decay_norms_and_biases=True))
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+def test_what_a_method_does_between_steps_is_given_the_data_and_logged(tmp_path, images, monkeypatch):
+    seen = []
+
+    def before_step(self, data, *, images_seen, epoch, progress):
+        ids = [number for _, ids in data.one_pass(seed=images_seen, description="test") for number in ids.tolist()]
+        seen.append((images_seen, sorted(ids)))
+        return {"labels_changed": 0.5} if images_seen == 8 else {}
+
+    monkeypatch.setattr(MiraForPreTraining, "before_step", before_step)
+    run = train(_recipe(tmp_path, images, train={"max_steps": 3}))
+    assert seen == [(8 * step, list(range(42))) for step in range(3)]
+    assert [line["step"] for line in _lines(run) if "labels_changed" in line] == [2]
+
+
 def test_effective_rank_of_known_spectra():
     basis = torch.linalg.qr(torch.randn(64, 8)).Q
     centred = torch.cat([basis, -basis])

@@ -46,6 +46,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "ssl_zoo.nn": ("torch", "timm"),
     "ssl_zoo.models": ("torch", "timm", "transformers", "huggingface_hub", "safetensors"),
     "ssl_zoo.models.registry": ("transformers",),
+    "ssl_zoo.models.cmsf": ("torch", "transformers", "huggingface_hub", "sklearn"),
     "ssl_zoo.data": (
         *_COMMON,
         *("datasets", "torchvision", "PIL", "pyarrow", "fsspec", "filelock", "huggingface_hub", "sklearn", "tqdm"),

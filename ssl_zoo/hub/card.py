@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from huggingface_hub import ModelCard, ModelCardData
 
 from ssl_zoo.hub.privacy import is_local_folder
 from ssl_zoo.hub.results import NOT_MEASURED, Row, collect, render_table, to_model_index
 from ssl_zoo.hub.usage import render_usage
-from ssl_zoo.models.registry import config_class_of
+from ssl_zoo.models.registry import config_class_of, pretraining_class_of
 
 
 PICTURES = {
@@ -88,7 +89,7 @@ def render_card(
         _introduction(method, recipe, config),
         *(f"![{PICTURES[name]}]({name})" for name in pictures),
         "## Load it",
-        render_usage(repo_id, revision, config, method=method.name),
+        render_usage(repo_id, revision, config, method=method.name, has_clusters=_has_clusters(recipe)),
         "## Results",
         render_table(rows),
         _provenance(rows),
@@ -107,11 +108,29 @@ def render_card(
 
 def _introduction(method: Method, recipe: dict[str, Any], config: dict[str, Any]) -> str:
     return (
-        f"An image backbone (`{config['architecture']}`) that {method.name} trained without labels: {method.title} "
-        f"([paper]({method.paper})). The weights in the root of this repository are the backbone that the paper "
-        f"evaluates; heads and prototypes are in `{config['pretraining_subfolder']}/`. Made with `ssl_zoo`; every "
+        f"An image backbone (`{config['architecture']}`) that {method.name} trained {_supervision(recipe)}: "
+        f"{method.title} ([paper]({method.paper})). The weights in the root of this repository are the backbone that "
+        f"the paper evaluates; the heads are in `{config['pretraining_subfolder']}/`. Made with `ssl_zoo`; every "
         f"result below was measured by its recipes."
     )
+
+
+def _has_clusters(recipe: dict[str, Any]) -> bool:
+    """Whether the pretraining model, as it is configured, gives images pseudo-labels."""
+    config = config_class_of(recipe["method"])(**(recipe.get("model") or {}))
+    with torch.device("meta"):
+        return hasattr(pretraining_class_of(recipe["method"])(config), "pseudo_labels")
+
+
+def _supervision(recipe: dict[str, Any]) -> str:
+    fields = recipe.get("model") or {}
+    if not config_class_of(recipe["method"])(**fields).learns_from_labels:
+        return "without labels"
+    data = recipe.get("data") or {}
+    if data.get("labelled_ids"):
+        return "with the labels of some images (a list of them)"
+    share = data.get("labelled_share", 1.0)
+    return "with all labels" if share == 1 else f"with {100 * share:g} % of the labels"
 
 
 def _provenance(rows: list[Row]) -> str:
@@ -181,9 +200,10 @@ def _limits(recipe: dict[str, Any], config: dict[str, Any], rows: list[Row]) -> 
         f"It learned from `{path}` alone, at {size} x {size} pixels.",
         "Other images: only what the table shows is known." if rows else "Nobody has evaluated it.",
         "There is no classifier in it. k-NN accuracy says how close images of a class lie, not what a head reaches.",
-        "Pseudo-labels are numbers of prototypes, not classes: a class may have several, a prototype several classes.",
         "What the training images show too often or too rarely, the features do too; nobody has looked for bias.",
     ]
+    if _has_clusters(recipe):
+        lines.append("Pseudo-labels are numbers of clusters, not classes: a class may have several and the reverse.")
     if path == "embedded":
         lines.insert(
             0,

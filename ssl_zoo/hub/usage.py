@@ -3,8 +3,12 @@
 import textwrap
 from typing import Any
 
+from ssl_zoo.nn.backbone import loads_in_timm
 
-def render_usage(repo_id: str, revision: str | None, config: dict[str, Any], *, method: str) -> str:
+
+def render_usage(
+    repo_id: str, revision: str | None, config: dict[str, Any], *, method: str, has_clusters: bool
+) -> str:
     """Write the ways to load a published model, as code that runs.
 
     Args:
@@ -12,6 +16,7 @@ def render_usage(repo_id: str, revision: str | None, config: dict[str, Any], *, 
         revision (`str`, *optional*): Branch to load.
         config (`dict`): The root `config.json`.
         method (`str`): What the method is called.
+        has_clusters (`bool`): Whether its pretraining model has `pseudo_labels`.
 
     Returns:
         `str`: Markdown. The first block prepares an image; each other block runs after it, on its own.
@@ -62,22 +67,26 @@ def render_usage(repo_id: str, revision: str | None, config: dict[str, Any], *, 
         from transformers import AutoModelForPreTraining
 
         model = AutoModelForPreTraining.from_pretrained("{repo_id}"{at}, trust_remote_code=True)
-        labels, confidence = model.pseudo_labels(pixel_values)  # the prototype of each image
         """
+    if has_clusters:
+        full += "labels, confidence = model.pseudo_labels(pixel_values)  # the cluster of each image\n"
     parts = [
         ("First the image, prepared as in training:", prepare),
         ("Where `ssl_zoo` is installed, which tells transformers about the model:", own),
         ("Without it, by the code in this repository (read it first):", remote),
     ]
-    if config["small_image_stem"]:
-        stem = (
-            "timm and transformers' `TimmWrapperModel` can't load this model: its stem for small images "
-            "(`small_image_stem`) is no option of theirs. The two ways above work."
-        )
-        parts.append((stem, ""))
-    else:
+    if loads_in_timm(config["architecture"], small_image_stem=config["small_image_stem"]):
         parts += [("As a plain timm model:", timm), ("By transformers' own wrapper of timm:", wrapper)]
-    parts.append((f"The full pretraining model ({method}'s heads and prototypes), with or without `ssl_zoo`:", full))
+    else:
+        own_part = "stem for small images (`small_image_stem`)" if config["small_image_stem"] else "architecture"
+        parts.append(
+            (
+                f"timm and transformers' `TimmWrapperModel` can't load this model: its {own_part} is none of theirs. "
+                f"The two ways above work.",
+                "",
+            )
+        )
+    parts.append((f"The full pretraining model (with {method}'s heads), with or without `ssl_zoo`:", full))
     return "\n\n".join(f"{words}\n\n{_fenced(code)}".strip() for words, code in parts)
 
 

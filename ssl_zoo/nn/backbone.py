@@ -45,6 +45,11 @@ def create_backbone(
     return backbone
 
 
+def loads_in_timm(architecture: str, *, small_image_stem: bool) -> bool:
+    """Whether timm alone, without this package, builds the same network."""
+    return not small_image_stem and timm.model_entrypoint(architecture).__module__.startswith("timm.")
+
+
 def _use_small_image_stem(backbone: nn.Module, architecture: str) -> None:
     if not isinstance(backbone, ResNet) or not isinstance(backbone.conv1, nn.Conv2d):
         raise ValueError(

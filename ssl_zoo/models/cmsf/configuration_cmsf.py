@@ -102,13 +102,18 @@ class CmsfConfig(SSLConfig):
         if self.classifier_weight_decay < 0:
             raise ValueError(f"`classifier_weight_decay` must be >= 0, got {self.classifier_weight_decay}")
 
+    @property
+    def learns_from_labels(self) -> bool:
+        """Whether `forward` takes `known_labels`: unless `supervision` is `self`."""
+        return self.supervision != "self"
+
     def fit_to_data(self, *, num_samples: int, num_classes: int | None, num_labelled: int | None) -> None:
         """Take the sizes of the tables from the data; see `SSLConfig.fit_to_data`.
 
         Raises:
             ValueError: if labels are to be learned from and there are none.
         """
-        if self.supervision != "self" and not (num_classes and num_labelled):
+        if self.learns_from_labels and not (num_classes and num_labelled):
             raise ValueError(
                 f"`supervision` is '{self.supervision}', which learns from labels, but the data has "
                 f"{num_classes or 'no'} classes and {num_labelled or 'no'} labelled images: check "

@@ -1,6 +1,5 @@
 """Tables by sample id that limit where CMSF looks for neighbours without labels. All of it is persistent state."""
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -114,9 +113,9 @@ class ClusterTable(nn.Module):
                 random_state=moment,
             ).fit(data)
             self.ids.fill_(-1)
-            self.ids[rows] = torch.from_numpy(kmeans.labels_.astype(np.int64)).to(self.ids.device)
+            self.ids[rows] = torch.from_numpy(kmeans.labels_).to(self.ids)
             self.centroids.fill_(_FAR_AWAY)
-            self.centroids[: len(kmeans.cluster_centers_)] = torch.from_numpy(kmeans.cluster_centers_)
+            self.centroids[: len(kmeans.cluster_centers_)] = torch.from_numpy(kmeans.cluster_centers_).to(self.centroids)
         broadcast_(self.ids)
         broadcast_(self.centroids)
         self.num_solved.fill_(moment)

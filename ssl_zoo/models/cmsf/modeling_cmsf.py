@@ -125,11 +125,6 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
         self.post_init()
         self.train(self.training)
 
-    @property
-    def learns_from_labels(self) -> bool:
-        """Whether `forward` takes `known_labels`: unless `supervision` is `self`."""
-        return self.config.supervision != "self"
-
     def forward(
         self,
         views: list[torch.Tensor],

@@ -1,4 +1,4 @@
-"""A picture of how runs went: loss, mutual information, effective rank and k-NN accuracy against images seen."""
+"""A picture of how runs went: loss, what the method logs about its labels, and k-NN accuracy, against images seen."""
 
 import json
 from collections.abc import Mapping
@@ -15,8 +15,12 @@ __all__ = ["save_curves_picture"]
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 _GREY = "#6B7280"
 _CURVES = {
-    "loss": ("loss", "nats"),
+    "loss": ("loss", ""),
     "mutual_information": ("mutual information of the assignments", "nats"),
+    "labels_changed": ("share of labels changed by a solve", ""),
+    "covariance_rank": ("effective rank of the covariance", ""),
+    "purity": ("share of neighbours of the same class", ""),
+    "pseudo_label_accuracy": ("accuracy of the pseudo-labels", ""),
     "effective_rank": ("effective rank of the features", ""),
     "knn_top1": ("k-NN accuracy during training", ""),
 }

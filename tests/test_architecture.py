@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ssl_zoo.hub": ("ssl_zoo.nn.backbone", "ssl_zoo.models.", "ssl_zoo.training.recipe", "ssl_zoo.provenance"),
 }
 # A method may import these, and itself, but no other method.
-MODELS_BASE = ("ssl_zoo.models.configuration_base", "ssl_zoo.models.modeling_base", "ssl_zoo.models.registry")
+MODELS_BASE = tuple(f"ssl_zoo.models.{path.stem}" for path in (PACKAGE / "models").glob("[!_]*.py"))
 
 # Layer -> the third-party packages that it may import.
 _COMMON = ("torch", "numpy")

@@ -51,6 +51,18 @@ def test_it_holds_the_last_rows_in_order(counts):
         assert (unfilled == -7).all()
 
 
+@pytest.mark.parametrize("count", [7, 10, 23])
+def test_rows_at_once_are_rows_one_by_one(count):
+    at_once, one_by_one = bank_of(10), bank_of(10)
+    for bank in (at_once, one_by_one):
+        bank.write_(**rows_of(4, 0))
+    rows = rows_of(count, 1)
+    at_once.write_(**rows)
+    for row in range(count):
+        one_by_one.write_(**{name: values[row : row + 1] for name, values in rows.items()})
+    assert all(torch.equal(tensor, one_by_one.state_dict()[name]) for name, tensor in at_once.state_dict().items())
+
+
 @pytest.mark.parametrize("counts", [[3], [0], [4, 5], [9, 3], [10, 4], [6, 10], [6, 23], [5, 0], [7, 4, 9]])
 def test_preview_equals_the_write_bit_for_bit_and_changes_nothing(counts):
     bank = bank_of(10)

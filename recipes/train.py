@@ -3,6 +3,7 @@
 accelerate launch recipes/train.py [RECIPE.yaml] [dotted.key=value ...] [--dry-run]
 
 Without a recipe: recipes/mira/embedded.yaml, which trains MIRA on images that the package makes itself.
+`--help` beside a recipe describes the keys of its method alone.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 from pathlib import Path
 
 from ssl_zoo.data.source import DataError, open_source
+from ssl_zoo.models.registry import method_names
 from ssl_zoo.training.checkpoint import CheckpointError
 from ssl_zoo.training.loop import NonFiniteLossError, StoppedError, train
 from ssl_zoo.training.plan import derive_plan
@@ -25,10 +27,12 @@ DEFAULT_RECIPE = Path(__file__).parent / "mira" / "embedded.yaml"
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     """Split the command line into a recipe and its overrides."""
+    # `--help` beside a recipe describes its method alone.
+    named = [method for method in method_names() if any(method in Path(word).parts for word in arguments)]
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"The keys of a recipe; key=value overrides one:\n\n{describe_keys()}",
+        epilog=f"The keys of a recipe; key=value overrides one:\n\n{describe_keys(named)}",
     )
     parser.add_argument("words", nargs="*", metavar="WORD", help="a recipe file, or dotted.key=value")
     parser.add_argument("--dry-run", action="store_true", help="print the resolved recipe and its numbers, and stop")

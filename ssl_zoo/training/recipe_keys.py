@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+from collections.abc import Sequence
 from typing import Any, get_type_hints
 
 from ssl_zoo.data.source import DataConfig
@@ -24,10 +25,14 @@ TOP_LEVEL = ("method", "model", *SECTIONS, "results")
 _NOT_IN_RECIPES = {"num_features", "pretraining_subfolder", "image_processor_type"}
 
 
-def describe_keys() -> str:
-    """Document every key of every section with its type, default and meaning: the text of `train.py --help`."""
+def describe_keys(methods: Sequence[str] | None = None) -> str:
+    """Document every key of every section with its type, default and meaning: the text of `train.py --help`.
+
+    Args:
+        methods (`Sequence[str]`, *optional*): Methods whose `model` section is wanted; all of them by default.
+    """
     lines = [f"method: str, required\n    the method to train: {', '.join(method_names())}"]
-    for method in method_names():
+    for method in methods or method_names():
         config_class = config_class_of(method)
         defaults, docs = config_class(), documented_fields(config_class)
         lines.append(f"\nmodel (method: {method})")
@@ -42,7 +47,7 @@ def describe_keys() -> str:
                 _describe_key(f"{section}.{item.name}", hints[item.name], length, default, docs.get(item.name, ""))
             )
     lines.append(
-        "\nresults: list of mappings\n    measured results, written by recipes/evaluate.py; can't be overridden"
+        "\nresults: list of mappings\n    measured results, written by recipes/record.py; can't be overridden"
     )
     return "\n".join(lines)
 

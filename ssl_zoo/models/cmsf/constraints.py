@@ -115,7 +115,8 @@ class ClusterTable(nn.Module):
             self.ids.fill_(-1)
             self.ids[rows] = torch.from_numpy(kmeans.labels_).to(self.ids)
             self.centroids.fill_(_FAR_AWAY)
-            self.centroids[: len(kmeans.cluster_centers_)] = torch.from_numpy(kmeans.cluster_centers_).to(self.centroids)
+            centroids = torch.from_numpy(kmeans.cluster_centers_).to(self.centroids)
+            self.centroids[: len(centroids)] = centroids
         broadcast_(self.ids)
         broadcast_(self.centroids)
         self.num_solved.fill_(moment)

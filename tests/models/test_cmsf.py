@@ -13,6 +13,7 @@ from ssl_zoo.models.cmsf import constraints
 from ssl_zoo.models.cmsf.classifier import PseudoLabelClassifier
 from ssl_zoo.models.cmsf.constraints import ClusterTable, VisitTable
 from ssl_zoo.models.cmsf.loss_cmsf import constrained_mean_shift_loss
+from ssl_zoo.models.cmsf.modeling_cmsf import _moments
 from tests.two_processes import run_in_two_processes
 
 
@@ -366,6 +367,12 @@ def test_classifier_is_trained_twice_an_epoch_and_clusters_once():
     assert solved == [0, 0, 1, 1, 1, 2, 2, 2, 3]
 
 
+def test_moments_survive_rounding():
+    assert 0.3 / 0.1 < 3
+    assert [_moments(epoch, 0.1) for epoch in (0.0, 0.09, 0.1, 0.29, 0.3)] == [0, 0, 1, 2, 3]
+    assert _moments(1.49, 0.5) == 2
+
+
 @EVERY
 def test_gradient_reaches_every_online_tensor_and_nothing_else(variant):
     model = _model(variant)
@@ -466,7 +473,7 @@ def test_data_without_labels_is_refused_where_labels_are_learned_from(supervisio
     with pytest.raises(ValueError, match=r"no classes and no labelled images: check `data.label_column`"):
         config.fit_to_data(num_samples=10, num_classes=None, num_labelled=None)
     config.fit_to_data(num_samples=10, num_classes=3, num_labelled=5)
-    assert (config.num_samples, config.num_classes, config.num_labelled) == (10, 3, 5)
+    assert (config.num_samples, config.num_supervised_classes, config.num_labelled) == (10, 3, 5)
     ssl_zoo.CmsfConfig().fit_to_data(num_samples=10, num_classes=None, num_labelled=None)
 
 

@@ -40,7 +40,7 @@ class CmsfConfig(SSLConfig):
         momentum (`float`): share of the target that stays at each step at the start of training.
         momentum_end (`float`): the same at the end; cosine in between.
         num_samples (`int`): images in the training data; filled in from it.
-        num_classes (`int`): classes in the training data; filled in from it.
+        num_supervised_classes (`int`): classes in the training data; filled in from it.
         num_labelled (`int`): images with a label to learn from; filled in from the training data.
     """
 
@@ -67,7 +67,7 @@ class CmsfConfig(SSLConfig):
     momentum: float | int = 0.99
     momentum_end: float | int = 0.99
     num_samples: int | None = None
-    num_classes: int | None = None
+    num_supervised_classes: int | None = None
     num_labelled: int | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -120,7 +120,8 @@ class CmsfConfig(SSLConfig):
                 f"`data.label_column` and `data.labelled_*`, or set `supervision` to 'self'"
             )
         self.num_samples = num_samples if self.num_samples is None else self.num_samples
-        self.num_classes = num_classes if self.num_classes is None else self.num_classes
+        if self.num_supervised_classes is None:  # `num_classes` in a published config.json is timm's
+            self.num_supervised_classes = num_classes
         self.num_labelled = num_labelled if self.num_labelled is None else self.num_labelled
 
 

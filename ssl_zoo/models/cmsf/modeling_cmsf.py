@@ -116,7 +116,10 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
         self.classifier: PseudoLabelClassifier | None = None
         if config.supervision == "semi":
             self.classifier = PseudoLabelClassifier(
-                width, config.classifier_hidden_features or [], config.num_classes or 1, config.num_labelled or 1
+                width,
+                config.classifier_hidden_features or [],
+                config.num_supervised_classes or 1,
+                config.num_labelled or 1,
             )
         columns = {"constraint_labels": Column((), torch.int64, -1)}
         if config.supervision == "self":

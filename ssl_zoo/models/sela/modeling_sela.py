@@ -74,9 +74,10 @@ class SelaForPreTraining(SSLForPreTraining):
         super().__init__(config)
         self.timm_model = self._create_backbone()
         self.heads = nn.Linear(int(config.num_features or 0), config.num_heads * config.num_clusters)
-        table = torch.zeros(config.num_heads, config.num_samples or 0, dtype=torch.int32)
+        num_heads, num_samples = config.num_heads, config.num_samples or 0
+        table = torch.zeros(num_heads, num_samples, dtype=torch.int32)
         if not table.is_meta:
-            table.copy_(balanced_labels(*table.shape, config.num_clusters, seed=config.label_seed))
+            table.copy_(balanced_labels(num_heads, num_samples, config.num_clusters, seed=config.label_seed))
         self.register_buffer("label_table", table)
         self.register_buffer("num_solves", torch.zeros((), dtype=torch.int64))
         self.post_init()

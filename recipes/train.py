@@ -16,7 +16,7 @@ from pathlib import Path
 from ssl_zoo.data.source import DataError, open_source
 from ssl_zoo.models.registry import method_names
 from ssl_zoo.training.checkpoint import CheckpointError
-from ssl_zoo.training.loop import NonFiniteLossError, StoppedError, train
+from ssl_zoo.training.loop import StoppedError, train
 from ssl_zoo.training.plan import derive_plan
 from ssl_zoo.training.recipe import Recipe, RecipeError, describe_keys, load_recipe
 
@@ -62,7 +62,7 @@ def main() -> None:
             message = f"{recipe.to_yaml()}\n{plan.describe()}"
         else:
             message = f"finished: {train(recipe)}"
-    except (RecipeError, DataError, CheckpointError, NonFiniteLossError, StoppedError) as error:
+    except (RecipeError, DataError, CheckpointError, ArithmeticError, StoppedError) as error:  # a diverged run, too
         sys.exit(f"{type(error).__name__}: {error}")
     if is_main_process:
         print(message)

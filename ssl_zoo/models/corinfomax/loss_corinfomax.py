@@ -5,7 +5,7 @@ import torch
 from ssl_zoo.functional.moments import Moments
 
 
-class SingularCovarianceError(RuntimeError):
+class SingularCovarianceError(ArithmeticError):
     """A covariance has no log-determinant: it isn't positive definite, or not finite."""
 
 

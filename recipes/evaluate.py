@@ -35,6 +35,7 @@ from ssl_zoo.evaluation.load import (
 from ssl_zoo.evaluation.protocol import Reading
 from ssl_zoo.evaluation.report import Subject, measure_clusters, measure_knn
 from ssl_zoo.evaluation.results import Result, append_results, render_results
+from ssl_zoo.models.registry import display_name
 from ssl_zoo.training.config import EvaluationConfig, RecipeError
 from ssl_zoo.training.processes import create_accelerator
 from ssl_zoo.training.recipe import load_recipe
@@ -125,8 +126,9 @@ def evaluate(arguments: argparse.Namespace, accelerator: Accelerator) -> list[Re
     if pretraining is not None and assign is not None:
         pretraining.to(device)
         picture = output_folder(arguments) / "clusters.png"
-        method = pretraining.config.model_type.upper()
-        title = f"What {method} found without labels"
+        config = pretraining.config
+        found = "from few labels" if config.learns_from_labels else "without labels"
+        title = f"What {display_name(config.model_type)} found {found}"
         results += measure_clusters(trained, assign, test=test, reading=reading, picture=picture, title=title)
     return results
 

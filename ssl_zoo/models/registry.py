@@ -63,6 +63,11 @@ def pretraining_class_of(method: str) -> Any:
     return _class(method, "ForPreTraining")
 
 
+def display_name(method: str) -> str:
+    """How the paper spells a method, such as `"SeLa"`: what the docstring of its configuration begins with."""
+    return (config_class_of(method).__doc__ or method).partition(":")[0].strip()
+
+
 def _class(method: str, ending: str) -> Any:
     if method not in method_names():
         raise ValueError(f"`method` must be one of {', '.join(method_names())}, got '{method}'")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_zoo.evaluation.results import Result, read_results
+from ssl_zoo.models.registry import display_name
 from ssl_zoo.training.recipe import Recipe, RecipeError, load_recipe
 
 
@@ -118,7 +119,7 @@ def curves_picture(recipe_file: Path) -> str | None:
 
 
 def _title(file: Path, recipe: Recipe) -> str:
-    return f"{recipe.method.upper()}, `{file.parent.name}/{file.name}`"
+    return f"{display_name(recipe.method)}, `{file.parent.name}/{file.name}`"
 
 
 def _row(file: Path, recipe: Recipe) -> str:

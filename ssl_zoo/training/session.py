@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
@@ -17,6 +16,7 @@ from ssl_zoo.data.labelled import LabelledSubset
 from ssl_zoo.data.source import open_source
 from ssl_zoo.data.stream import Batch, CorruptCounter, ReadPosition, make_loader
 from ssl_zoo.data.views import MultiView
+from ssl_zoo.functional.distributed import broadcast_
 from ssl_zoo.models.modeling_base import SSLForPreTraining
 from ssl_zoo.training.build import create_support, fit_model
 from ssl_zoo.training.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
@@ -106,13 +106,14 @@ class Session:
         return done > before
 
     def share_buffers(self) -> None:
-        """Give every process the main one's buffers, such as running statistics; they drift apart between calls.
+        """Give every process the main one's running statistics of batch norm; they drift apart between calls.
 
-        Only evaluation reads them, and only the main process's are ever saved.
+        Only evaluation reads them, and only the main process's are ever saved. Other state (banks, tables) is the same
+        on all processes anyway.
         """
-        if self.accelerator.num_processes > 1:
-            for buffer in self.core.buffers():
-                dist.broadcast(buffer, src=0)
+        for name, buffer in self.core.named_buffers():
+            if name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+                broadcast_(buffer)
 
     def save_checkpoint(self) -> Path:
         """Write a checkpoint of the current step on all processes; loads as a pretrained model, too."""

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 
-TIMEOUT = 120.0
+TIMEOUT = 240.0  # the first test of a session waits for the imports of two processes
 
 
 def run_in_two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -39,7 +39,7 @@ def _join_group(rank: int, store: str) -> None:
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     torch.set_num_threads(1)
     torch.distributed.init_process_group(
-        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=60)
+        "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=TIMEOUT)
     )
     if torch.distributed.get_world_size() != 2:
         raise RuntimeError("the test needs two processes")

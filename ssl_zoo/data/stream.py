@@ -102,7 +102,8 @@ class ViewStream(IterableDataset[Batch]):
         turn = worker.id if worker else 0
         batches = self._batches((turn + self._first_slot) % len(self._orders))
         for number, batch in zip(itertools.count(self._first_batch + turn, len(self._orders)), batches, strict=False):
-            batch.support = self._support and self._support.load(number)
+            if self._support is not None:
+                batch.support = self._support.load(number)
             yield batch
 
     def _batches(self, slot: int) -> Iterator[Batch]:

@@ -137,7 +137,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """
     if not is_distributed():
         return tensor
-    reduced: torch.Tensor = _AllReduceSum.apply(tensor)  # type: ignore[no-untyped-call]
+    reduced: torch.Tensor = _AllReduceSum.apply(tensor)
     return reduced
 
 
@@ -152,7 +152,7 @@ def all_gather_rows_with_gradient(tensor: torch.Tensor) -> torch.Tensor:
     """
     if not is_distributed():
         return tensor
-    gathered: torch.Tensor = _AllGatherRows.apply(tensor)  # type: ignore[no-untyped-call]
+    gathered: torch.Tensor = _AllGatherRows.apply(tensor)
     return gathered
 
 

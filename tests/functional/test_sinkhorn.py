@@ -340,6 +340,7 @@ def test_memory_is_bounded_by_chunks(tmp_path):
         ({"tolerance": 0.0}, "`tolerance` must be > 0, got 0.0"),
         ({"check_every": 0}, "`check_every` must be at least 1, got 0"),
         ({"max_iters": 0}, "`max_iters` must be at least 1, got 0"),
+        ({"chunk_rows": 0}, "`chunk_rows` must be at least 1, got 0"),
         ({"log_probabilities": torch.zeros(4)}, r"\(rows, num_clusters\), got \(4,\)"),
         ({"log_probabilities": torch.zeros(4, 0)}, r"got \(4, 0\)"),
         ({"log_probabilities": torch.zeros(0, 4)}, "must have rows"),

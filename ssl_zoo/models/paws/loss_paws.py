@@ -85,4 +85,5 @@ def mean_prediction_entropy(probabilities: torch.Tensor, *, sharpening_temperatu
     """
     sharp = sharpen(probabilities, temperature=sharpening_temperature).flatten(end_dim=-2)
     sums = all_reduce_sum(torch.cat([sharp.sum(dim=0), sharp.new_full((1,), len(sharp))]))
-    return torch.special.entr(sums[:-1] / sums[-1]).sum()
+    entropy: torch.Tensor = torch.special.entr(sums[:-1] / sums[-1]).sum()
+    return entropy

@@ -117,8 +117,7 @@ def sinkhorn_solve(
         max_iters: Iterations after which the labels of an unfinished solve are returned with a warning.
         chunk_rows: Rows at a time; `None` chooses.
         max_kernel_bytes: Keep the kernel if rows x num_clusters x 4 bytes are at most this, on each process.
-        device: Where to compute and reduce; that of `log_probabilities` if `None`. For rows kept on the CPU beside a
-            GPU: chunks are copied there.
+        device: Where to compute and reduce, for rows kept beside a GPU; that of `log_probabilities` if `None`.
 
     Returns:
         [`SinkhornSolution`]: labels of this process's rows, scalings and iterations.
@@ -185,10 +184,7 @@ def _iterate(
 
 
 class _Rows:
-    """The rows of this process in a scale of columns that is `rescale`d now and then; see `sinkhorn_solve`.
-
-    kernel_ij = exp(strength log p_ij + column_shift_j - row_shift_i): at most 1, a 1 in each row and (global) column.
-    """
+    """This process's kernel_ij = exp(strength log p_ij + column_shift_j - row_shift_i); see `sinkhorn_solve`."""
 
     def __init__(
         self,
@@ -204,7 +200,6 @@ class _Rows:
         per_chunk = _CHUNK_ELEMENTS.get(device.type, _CHUNK_ELEMENTS["cuda"])
         size = chunk_rows or max(per_chunk // self.num_clusters, 1)
         self._slices = [slice(start, min(start + size, count)) for start in range(0, count, size)]
-        # Rounding of the rows' own precision is all that float32 exponentials add.
         self._dtype = torch.promote_types(log_probabilities.dtype, torch.float32)
         kept = count * self.num_clusters * self._dtype.itemsize <= max_kernel_bytes
         self._kernel = torch.empty(count, self.num_clusters, dtype=self._dtype, device=device) if kept else None

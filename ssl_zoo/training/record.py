@@ -28,10 +28,12 @@ Every number here was measured with this library and stands, with its seed, comm
 measured. What the papers report for their own, much longer runs stands in the headers of the recipes.
 
 The small runs below share one backbone (a ResNet of 0.5 million parameters), one data set (CIFAR-10 from a
-JPEG copy of its images) and about ten minutes on two CPU cores. They show that a method learns, not how good
-it can get; nor do they rank the methods: each was tuned only until it clearly beat its own random
-initialisation. k-NN is top-1 accuracy in per cent on the 10,000 test images with all training images as
-neighbours (k = 20, weighted); methods that learned from labels are marked with the share of labels they saw.
+JPEG copy of its images) and a budget of about ten minutes on two CPU cores that nothing else uses; some methods
+see more images in that time than others. They show that a method learns, not how good it can get; nor do they
+rank the methods: each was tuned only until it clearly beat its own random initialisation. k-NN is top-1
+accuracy in per cent on the 10,000 test images with all training images as neighbours (k = 20, weighted); methods
+that learned from labels are marked with the share of labels they saw. Differences of a point or two between rows
+mean nothing: most are of one seed.
 """
 
 

@@ -8,11 +8,15 @@ from typing import Any, Literal, get_type_hints
 import pytest
 import yaml
 
+from ssl_zoo.models.registry import method_names
 from ssl_zoo.training import strict_yaml
 from ssl_zoo.training.config import RecipeError
 from ssl_zoo.training.plan import derive_plan
 from ssl_zoo.training.recipe import SECTIONS, Recipe, describe_keys, load_recipe, recipe_from_dict
 from ssl_zoo.training.schema import WrongTypeError, check_value, documented_fields
+
+
+METHODS = ", ".join(method_names())
 
 
 def read(folder: Path, text: str, *overrides: str) -> Recipe:
@@ -137,9 +141,9 @@ def test_a_wrong_value_names_its_place_and_what_was_expected(
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "`method` is missing; one of mira"),
-        ("method: mora\n", "line 1: `method` must be one of mira, got 'mora'"),
-        ("method: [mira]\n", "`method` must be one of mira"),
+        ("", f"`method` is missing; one of {METHODS}"),
+        ("method: mora\n", f"line 1: `method` must be one of {METHODS}, got 'mora'"),
+        ("method: [mira]\n", f"`method` must be one of {METHODS}"),
         ("- method\n", "expected sections (method, model,"),
         ("method: mira\noptim: 3\n", "line 2: `optim` is a section of keys, got 3"),
         ("method: mira\nmethod: mira\n", "line 2: `method` is given a second time (first in line 1)"),
@@ -181,7 +185,7 @@ def test_a_missing_file_names_its_nearest_neighbour(tmp_path: Path) -> None:
         ("optim.momentum=", "expected float, got null"),
         ("optim.momentum=x", "expected float, got 'x'"),
         ("optim.momentum.x=1", "expected float"),
-        ("method=mora", "`method` must be one of mira"),
+        ("method=mora", f"`method` must be one of {METHODS}"),
     ],
 )
 def test_a_wrong_override_is_quoted(tmp_path: Path, override: str, expected: str) -> None:

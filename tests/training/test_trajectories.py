@@ -1,7 +1,7 @@
 """What every method owes its users: known trajectories, and exact continuation after kill -9.
 
 The recipes `cifar10_small_cpu*.yaml` of all methods, made tiny. To write the trajectories anew after a change that is
-meant to change them: `python -m tests.training.test_every_method`.
+meant to change them: `python -m tests.training.test_trajectories`.
 """
 
 import json

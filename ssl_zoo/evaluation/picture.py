@@ -170,7 +170,13 @@ def save_cluster_picture(
         axes.fill([x, x + 0.28, x + 0.28], [y - 0.14, y - 0.14, y + 0.14], color=_ORANGE, linewidth=0)
         axes.text(x + 0.4, y, "not of the cluster's majority class", fontsize=8, color=_GREY, va="center")
         axes.text(
-            width - 0.25, y, "majority class: by the labels of the data set", fontsize=8, color=_GREY, va="center", ha="right"
+            width - 0.25,
+            y,
+            "majority class: by the labels of the data set",
+            fontsize=8,
+            color=_GREY,
+            va="center",
+            ha="right",
         )
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})
 

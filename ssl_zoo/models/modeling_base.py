@@ -191,8 +191,8 @@ class TrainingData(Protocol):
             description (`str`): What the progress bar says.
 
         Yields:
-            Views on the device, as `SSLForPreTraining.forward` takes them, and sample ids of shape `(batch,)`; all -1
-            for a batch that is given again.
+            Views on the device, as `SSLForPreTraining.forward` takes them, and sample ids of shape `(batch,)`; -1
+            for rows that are given again.
         """
 
 

@@ -69,6 +69,9 @@ class TrainingPasses:
                     raise ValueError(f"'{self._source.path}' has too few rows for {world_size()} processes")
                 ids = last.sample_ids if batch is not None else torch.full_like(last.sample_ids, -1)
                 views = [view.to(self._device, memory_format=self._memory_format) for view in last.views]
+                if len(ids) == 1:  # batch norm can't learn from a single row: it is given twice, and counts once
+                    ids = torch.cat([ids, torch.full_like(ids, -1)])
+                    views = [view.repeat(2, 1, 1, 1) for view in views]
                 yield views, ids.to(self._device)
 
 

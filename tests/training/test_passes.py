@@ -63,6 +63,13 @@ def test_two_processes_share_a_pass_and_end_together(tmp_path, rows):
     assert sorted(_flat(first) + _flat(second)) == list(range(sum(rows)))
 
 
+def test_no_batch_is_a_single_row(tmp_path):
+    folder = write_parquet(tmp_path / "images", (9,))  # batches of 4, 4 and 1
+    batches, _ = _one_pass(None, folder, 0)
+    assert [len(ids) for ids in batches] == [4, 4, 2]
+    assert sorted(_flat(batches)) == list(range(9))
+
+
 def test_too_many_corrupt_rows_stop_a_pass(tmp_path):
     folder = write_parquet(tmp_path / "images", replaced={row: b"no image" for row in range(10)})
     with pytest.raises(DataError, match="max_corrupt_share"):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_zoo.evaluation.knn import WeightedKnn
+from ssl_zoo.evaluation.frozen.knn import WeightedKnn
 
 
 def random_problem(num_bank=300, num_queries=90, width=16, num_classes=7, *, seed=0):
@@ -132,3 +132,36 @@ def test_what_does_not_fit_is_refused():
         WeightedKnn(bank, labels[1:])
     with pytest.raises(ValueError, match="`temperature` must be > 0, got 0"):
         WeightedKnn(bank, labels, temperature=0)
+
+
+@pytest.mark.parametrize("bank_chunk", [7, 4096])
+def test_a_mapped_half_precision_bank_stays_as_it_is(tmp_path, bank_chunk):
+    bank, labels, queries, _ = random_problem()
+    table = np.memmap(tmp_path / "features.f16", np.float16, "w+", shape=tuple(bank.shape))
+    table[:] = bank.numpy()
+    mapped = torch.from_numpy(table)
+    classifier = WeightedKnn(mapped, labels, bank_chunk=bank_chunk)
+    assert classifier._bank.data_ptr() == mapped.data_ptr()
+    expected = WeightedKnn(mapped.float(), labels).predict(queries, k=[1, 20, 300])
+    assert torch.equal(classifier.predict(queries, k=[1, 20, 300]), expected)
+    assert torch.equal(mapped, bank.half())
+
+
+def test_lengths_of_any_size_and_zero():
+    bank, labels, queries, _ = random_problem()
+    expected = WeightedKnn(bank, labels).predict(queries, k=5)
+    sizes = 2.0 ** torch.randint(-40, 90, (len(bank), 1), generator=torch.Generator().manual_seed(0))
+    assert torch.equal(WeightedKnn(bank * sizes, labels).predict(queries * 2.0**60, k=5), expected)
+    nowhere = torch.cat([bank, torch.zeros(1, 16)]), torch.cat([labels, torch.tensor([6])])
+    assert torch.equal(WeightedKnn(*nowhere).predict(bank, k=1), labels)
+    assert WeightedKnn(*nowhere).predict(torch.zeros(2, 16), k=1).tolist() == [int(labels[0])] * 2
+
+
+def test_the_first_row_that_is_not_finite_is_named():
+    bank, labels, _, _ = random_problem()
+    spoilt = bank.half()
+    spoilt[[250, 123], 3] = torch.tensor([float("nan"), float("-inf")], dtype=torch.float16)
+    with pytest.raises(ValueError, match="`bank` holds infinite or NaN values in 2 of 300 rows, first in row 123"):
+        WeightedKnn(spoilt, labels)
+    with pytest.raises(ValueError, match="`queries` holds infinite or NaN values in 2 of 300 rows"):
+        WeightedKnn(bank, labels).predict(spoilt)

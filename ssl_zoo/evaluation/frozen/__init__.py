@@ -1,0 +1,1 @@
+"""What is learned from frozen features: neighbours, classifiers, clusters."""

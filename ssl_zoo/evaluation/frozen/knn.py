@@ -1,0 +1,158 @@
+"""Weighted k-nearest-neighbour classification, the protocol of DINO (https://huggingface.co/papers/2104.14294)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+
+from ssl_zoo.evaluation.frozen.rows import move_if_it_fits
+from ssl_zoo.functional.distributed import rank
+
+
+__all__ = ["WeightedKnn"]
+
+# Similarities are compared on this grid, far finer than any temperature in use: rounding errors of a matrix product
+# change with its shape and must not order neighbours. Among equals the earlier row of the bank is nearer.
+_GRID = 2.0**22
+_ROW_BITS = 32
+# Votes are whole numbers of this unit: their sum is exact, so neither the device nor the order of the sum matters.
+_VOTE_UNIT = 2.0**40
+# Queries that share one pass over the bank: each chunk of a half precision bank is converted once for all of them.
+_BLOCK_CHUNKS = 8
+_CHECKED_VALUES = 2**22
+
+
+class WeightedKnn:
+    r"""Classifier that lets the k rows of a labelled bank vote which are most similar to a query.
+
+    A neighbour of cosine similarity s votes for its class with weight exp(s / temperature); the class with the most
+    votes wins, the lower number on a tie. Queries and bank are taken in chunks with a running list of the nearest, so
+    besides the bank itself the memory is bank_chunk x (query_chunk + features) + 8 x query_chunk x (features + k)
+    values, whatever the number of rows and queries. The bank is neither copied nor changed, only measured: it may be a
+    memory-mapped file of half precision.
+
+    Args:
+        bank (`torch.Tensor` of shape `(rows, features)`): Embeddings of any length, floating; they are compared as if
+            they had length 1, in float32.
+        labels (`torch.Tensor` of shape `(rows,)`): Class of each row, int64, >= 0.
+        temperature: Temperature of the weights, > 0.
+        query_chunk: Queries per product.
+        bank_chunk: Rows of the bank per product.
+        device: Where to compute, the bank's device by default. A bank that is elsewhere moves to a GPU that has three
+            times the memory free, and travels in chunks otherwise.
+
+    Raises:
+        ValueError: If shapes or values don't fit; the message names them, and the first row that is not finite.
+    """
+
+    def __init__(
+        self,
+        bank: torch.Tensor,
+        labels: torch.Tensor,
+        *,
+        temperature: float = 0.07,
+        query_chunk: int = 512,
+        bank_chunk: int = 4096,
+        device: torch.device | str | None = None,
+    ) -> None:
+        if bank.ndim != 2 or labels.shape != bank.shape[:1] or len(bank) == 0:
+            raise ValueError(
+                f"`bank` must have shape (rows, features) and `labels` (rows,), with rows > 0; "
+                f"got {tuple(bank.shape)} and {tuple(labels.shape)}"
+            )
+        if len(bank) >= 2**_ROW_BITS:
+            raise ValueError(f"`bank` must have fewer than {2**_ROW_BITS} rows, got {len(bank)}")
+        if int(labels.min()) < 0:
+            raise ValueError(f"`labels` must be >= 0, got {int(labels.min())}: leave rows without a label out")
+        for name, value in (("temperature", temperature), ("query_chunk", query_chunk), ("bank_chunk", bank_chunk)):
+            if not value > 0:
+                raise ValueError(f"`{name}` must be > 0, got {value}")
+        self._device = torch.device(device) if device is not None else bank.device
+        self._bank, self._labels = move_if_it_fits(bank, self._device), labels.to(self._device)
+        self._lengths = _lengths(self._bank, "bank").to(self._device)
+        self._num_classes = int(labels.max()) + 1
+        self._temperature, self._query_chunk, self._bank_chunk = temperature, query_chunk, bank_chunk
+
+    def check_k(self, k: int | Sequence[int]) -> None:
+        """Raise a `ValueError` if the bank doesn't hold as many rows, before any query is made."""
+        sizes = [k] if isinstance(k, int) else list(k)
+        if not sizes or min(sizes) < 1 or max(sizes) > len(self._bank):
+            raise ValueError(f"`k` must lie in [1, {len(self._bank)}], the number of rows in the bank; got {k}")
+
+    @torch.no_grad()
+    def predict(
+        self, queries: torch.Tensor, *, k: int | Sequence[int] = 20, description: str | None = None
+    ) -> torch.Tensor:
+        """Class of each query for one or more numbers of neighbours, found in one pass over the bank.
+
+        Args:
+            queries (`torch.Tensor` of shape `(queries, features)`): Embeddings, of any length.
+            k: Number(s) of neighbours, each in [1, rows of the bank].
+            description (`str`, *optional*): What a progress bar says; without it there is none.
+
+        Returns:
+            `torch.Tensor` of shape `(queries,)`, or `(len(k), queries)` for a sequence: classes, int64, on `device`.
+
+        Raises:
+            ValueError: If a `k` is out of range, or the queries' shape or values don't fit.
+        """
+        self.check_k(k)
+        sizes = [k] if isinstance(k, int) else list(k)
+        if queries.ndim != 2 or queries.shape[1] != self._bank.shape[1]:
+            expected = f"(queries, {self._bank.shape[1]})"
+            raise ValueError(f"`queries` must have shape {expected} to fit the bank, got {tuple(queries.shape)}")
+        blocks = torch.split(queries, _BLOCK_CHUNKS * self._query_chunk)
+        steps = len(blocks) * -(-len(self._bank) // self._bank_chunk)
+        hidden = description is None or rank() != 0
+        with tqdm(total=steps, desc=description, unit="chunk", disable=hidden, leave=False, dynamic_ncols=True) as bar:
+            chunks = [self._vote(*self._neighbors(block, max(sizes), bar), sizes) for block in blocks]
+        classes = torch.cat(chunks, dim=1)
+        return classes[0] if isinstance(k, int) else classes
+
+    def _neighbors(self, queries: torch.Tensor, k: int, bar: "tqdm[Any]") -> tuple[torch.Tensor, torch.Tensor]:
+        """Similarities and rows of the `k` nearest, each `(queries, k)`, nearest first."""
+        queries = queries.to(self._device)
+        queries = queries.float() / _lengths(queries, "queries")[:, None]
+        parts = torch.split(queries, self._query_chunk)
+        nearest = [torch.empty(len(part), 0, dtype=torch.int64, device=self._device) for part in parts]
+        for start in range(0, len(self._bank), self._bank_chunk):
+            rows = slice(start, min(start + self._bank_chunk, len(self._bank)))
+            candidates = self._bank[rows].to(self._device, torch.float32)
+            scale = _GRID / self._lengths[rows]
+            # One whole number orders by similarity, then by row; all differ, so there is only one answer.
+            places = 2**_ROW_BITS - 1 - torch.arange(rows.start, rows.stop, device=self._device)
+            for number, part in enumerate(parts):
+                similarities = (part @ candidates.T).mul_(scale).round_().to(torch.int64)
+                keys = torch.cat([nearest[number], similarities.bitwise_left_shift_(_ROW_BITS).add_(places)], dim=1)
+                nearest[number] = keys.topk(min(k, keys.shape[1]), dim=1).values
+            bar.update()
+        found = torch.cat(nearest)
+        return (found >> _ROW_BITS) / _GRID, 2**_ROW_BITS - 1 - (found & (2**_ROW_BITS - 1))
+
+    def _vote(self, similarities: torch.Tensor, rows: torch.Tensor, sizes: list[int]) -> torch.Tensor:
+        """Classes of shape `(len(sizes), queries)`."""
+        weights = torch.exp((similarities.double() - similarities[:, :1].double()) / self._temperature)
+        weights, classes = torch.round(weights * _VOTE_UNIT).to(torch.int64), self._labels[rows]
+        votes = torch.zeros(len(rows), self._num_classes, dtype=torch.int64, device=self._device)
+        winners, counted = {}, 0
+        for size in sorted(set(sizes)):
+            votes.scatter_add_(1, classes[:, counted:size], weights[:, counted:size])
+            winners[size], counted = votes.argmax(dim=1), size
+        return torch.stack([winners[size] for size in sizes])
+
+
+def _lengths(embeddings: torch.Tensor, name: str) -> torch.Tensor:
+    """Length of each row, float32, never 0, on the device of the embeddings; refuses rows that are not finite."""
+    size = max(1, _CHECKED_VALUES // max(1, embeddings.shape[1]))
+    # In float64 no square overflows, and a length doesn't depend on how its sum is ordered.
+    parts = [part.double().square_().sum(dim=1).sqrt_().float() for part in torch.split(embeddings, size)]
+    lengths = torch.cat(parts)
+    good = lengths.isfinite()
+    if not bool(good.all()):
+        bad = (~good).nonzero().flatten()
+        raise ValueError(
+            f"`{name}` holds infinite or NaN values in {len(bad)} of {len(good)} rows, first in row {int(bad[0])}: "
+            "the model that made them has diverged"
+        )
+    return lengths.clamp_min_(1e-12)

@@ -1,0 +1,239 @@
+"""L2-regularised logistic regression on frozen features, by L-BFGS over a path of strengths.
+
+The transfer protocol of Kornblith et al. (https://huggingface.co/papers/1805.08974): 45 strengths from 1e-6 to 1e5,
+the best chosen on validation rows, the classifier trained anew on training and validation rows.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from tqdm.auto import tqdm
+
+from ssl_zoo.evaluation.frozen.rows import FeatureRows, Metric, Table, choose_rows
+from ssl_zoo.evaluation.frozen.scoring import ProbeResult, is_edge, score_heads
+from ssl_zoo.functional.distributed import rank
+
+
+__all__ = ["LinearClassifier", "LogisticRegression", "fit_logistic", "logistic_loss", "logistic_regression"]
+
+
+@dataclass(frozen=True)
+class LogisticRegression:
+    """Settings of the protocol.
+
+    Attributes:
+        strengths: Of the regularisation, increasing; see `logistic_loss` for the convention.
+        max_iters: Of L-BFGS, for each strength. Each goes on from the next stronger one's solution; a fit that stops
+            here, as those of the weakest strengths may, is only regularised a little more.
+        tolerance: A fit ends when no entry of the scaled gradient is larger.
+        validation_share: Share of the training rows of each class for the choice, where no validation rows are given.
+        seed: Seed of the draw of validation rows. Nothing else is random.
+    """
+
+    strengths: tuple[float, ...] = tuple(10 ** (-6 + 11 * step / 44) for step in range(45))
+    max_iters: int = 200
+    tolerance: float = 1e-5
+    validation_share: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        strengths = self.strengths
+        if not strengths or min(strengths) <= 0 or list(strengths) != sorted(set(strengths)):
+            raise ValueError(f"`strengths` must be > 0, increasing and at least one, got {strengths}")
+        if self.max_iters < 1 or not 0 < self.tolerance < math.inf:
+            raise ValueError(f"`max_iters` must be >= 1 and `tolerance` > 0, got {self.max_iters}, {self.tolerance}")
+
+
+@dataclass(frozen=True)
+class LinearClassifier:
+    """A fitted classifier.
+
+    Attributes:
+        weights (`torch.Tensor` of shape `(features, classes)`): float64.
+        biases (`torch.Tensor` of shape `(classes,)`): float64, for features without their `shift`.
+        shift (`torch.Tensor` of shape `(features,)`): Subtracted from the features first. As biases are free, this
+            changes no solution, but products in float32 are more exact and L-BFGS needs fewer steps.
+    """
+
+    weights: torch.Tensor
+    biases: torch.Tensor
+    shift: torch.Tensor
+
+    def scores(self, features: torch.Tensor) -> torch.Tensor:
+        """Features `(batch, features)` -> logits `(batch, classes)`, computed in the features' dtype."""
+        dtype = features.dtype
+        return torch.addmm(self.biases.to(dtype), features - self.shift.to(dtype), self.weights.to(dtype))
+
+
+def logistic_loss(
+    classifier: LinearClassifier, data: FeatureRows, *, strength: float
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    r"""Mean cross-entropy + strength / 2 * sum of squared weights, and its gradient; biases are not regularised.
+
+    With C = 1 / (strength * rows), scikit-learn's `LogisticRegression` has the same solution (for two classes it has
+    one vector of weights, and C = 2 / (strength * rows) fits). Multi-hot labels: the sum over classes of the mean
+    sigmoid cross-entropy of the rows that count for the class, which is a logistic regression for each class.
+
+    Args:
+        classifier ([`LinearClassifier`]): Where to evaluate.
+        data ([`FeatureRows`]): Read in chunks; products in the rows' dtype, sums over chunks in float64.
+        strength: Of the regularisation, >= 0.
+
+    Returns:
+        `tuple` of `torch.Tensor`: the loss, and its gradient by weights and biases, float64.
+    """
+    weights, biases, shift = (tensor.to(data.dtype) for tensor in vars(classifier).values())
+    loss = 0.5 * strength * classifier.weights.square().sum()
+    slope, lift = strength * classifier.weights, torch.zeros_like(classifier.biases)
+    multi_hot = data.labels.ndim == 2
+    counts = data.labels.ge(0).sum(dim=0).clamp_min(1).to(data.device) if multi_hot else len(data)
+    for features, labels in data.chunks(values_per_row=4 * len(biases)):
+        features = features - shift
+        logits = torch.addmm(biases, features, weights)
+        if multi_hot:
+            known, targets = labels >= 0, labels.clamp_min(0).to(logits.dtype)
+            losses = torch.nn.functional.softplus(logits) - logits * targets
+            loss = loss + (torch.where(known, losses, 0.0).sum(dim=0, dtype=torch.float64) / counts).sum()
+            errors = torch.where(known, logits.sigmoid() - targets, 0.0) / counts
+        else:
+            log_shares = logits.log_softmax(dim=1)
+            loss = loss - log_shares.gather(1, labels[:, None]).sum(dtype=torch.float64) / counts
+            errors = log_shares.exp().scatter_add(1, labels[:, None], log_shares.new_full((len(labels), 1), -1.0))
+            errors /= counts
+        slope = slope + (features.T @ errors).double()
+        lift = lift + errors.sum(dim=0, dtype=torch.float64)
+    return loss, slope, lift
+
+
+def fit_logistic(
+    data: FeatureRows,
+    strength: float,
+    *,
+    num_classes: int,
+    settings: LogisticRegression | None = None,
+    start: LinearClassifier | None = None,
+    moments: tuple[torch.Tensor, torch.Tensor] | None = None,
+) -> LinearClassifier:
+    """Minimise `logistic_loss` by L-BFGS with a strong Wolfe line search.
+
+    Args:
+        data ([`FeatureRows`]): Rows to learn from.
+        strength: Of the regularisation, > 0.
+        num_classes: Classes to tell apart.
+        settings ([`LogisticRegression`], *optional*): When to stop.
+        start ([`LinearClassifier`], *optional*): Where to begin, for instance the solution of another strength.
+        moments: `data.moments()`, if they are known.
+
+    Returns:
+        [`LinearClassifier`]: the last point.
+    """
+    settings = settings or LogisticRegression()
+    mean, variance = moments or data.moments()
+    # L-BFGS works on variables in which the loss curves about equally in all directions: where all classes are equally
+    # likely, the diagonal of the Hessian is variance * share * (1 - share) + strength.
+    curve = (num_classes - 1) / num_classes**2 if data.labels.ndim == 1 else 0.25
+    scale = torch.cat([(variance * curve + strength).rsqrt(), variance.new_tensor([curve]).rsqrt()])[:, None]
+    point = torch.zeros(data.width + 1, num_classes, dtype=torch.float64, device=data.device)
+    if start is not None:
+        biases = start.biases + (mean - start.shift) @ start.weights
+        point = torch.cat([start.weights, biases[None]]) / scale
+    point.requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [point],
+        max_iter=settings.max_iters,
+        max_eval=2 * settings.max_iters,
+        tolerance_grad=settings.tolerance,
+        tolerance_change=1e-14 if data.dtype == torch.float64 else 1e-9,
+        line_search_fn="strong_wolfe",
+    )
+
+    @torch.no_grad()
+    def evaluate() -> torch.Tensor:
+        current = point * scale
+        loss, slope, lift = logistic_loss(LinearClassifier(current[:-1], current[-1], mean), data, strength=strength)
+        point.grad = torch.cat([slope, lift[None]]) * scale
+        return loss
+
+    optimizer.step(evaluate)
+    solution = (point * scale).detach()
+    return LinearClassifier(solution[:-1], solution[-1], mean)
+
+
+def logistic_regression(
+    train: Table,
+    test: Table,
+    *,
+    validation: Table | None = None,
+    settings: LogisticRegression | None = None,
+    metric: Metric = "top1",
+    device: torch.device | str = "cpu",
+    description: str = "logistic regression",
+) -> ProbeResult:
+    """Fit logistic regressions to frozen features and test the one that is best on validation rows.
+
+    The strength with the best validation score (the strongest of equals) is fitted anew to training and validation
+    rows, and that classifier alone meets the test rows, once. Features are taken as they are, not standardised.
+
+    Args:
+        train (`Table`): Features and labels; rows with label -1 are left out.
+        test (`Table`): The same of the test split.
+        validation (`Table`, *optional*): Rows for the choice; a share of the training rows by default.
+        settings ([`LogisticRegression`], *optional*): The protocol.
+        metric: What is chosen by and reported; see `Metric`.
+        device: Where to compute; it must know float64.
+        description: What the progress bar says.
+
+    Returns:
+        [`ProbeResult`]: the same on every process that calls it, and every time.
+
+    Raises:
+        ValueError: If shapes, labels or features don't fit; the message says which.
+    """
+    settings = settings or LogisticRegression()
+    known, held_out, everything, tested = choose_rows(
+        train, validation, test, share=settings.validation_share, seed=settings.seed, metric=metric, device=device
+    )
+    num_classes, strengths = everything.num_classes, settings.strengths
+    moments = known.moments()
+    found: dict[float, float] = {}
+    current: LinearClassifier | None = None
+    best: tuple[float, LinearClassifier] | None = None
+    path = tqdm(
+        sorted(strengths, reverse=True),
+        desc=description,
+        unit="strength",
+        disable=rank() != 0,
+        leave=False,
+        dynamic_ncols=True,
+    )
+    for strength in path:
+        current = fit_logistic(
+            known, strength, num_classes=num_classes, settings=settings, start=current, moments=moments
+        )
+        found[strength] = _score(current, held_out)[0]
+        if best is None or found[strength] > found[best[0]]:
+            best = strength, current
+    chosen, start = best or (strengths[-1], None)  # there is one strength at least
+    final = fit_logistic(everything, chosen, num_classes=num_classes, settings=settings, start=start)
+    score, top1, top5 = _score(final, tested)
+    return ProbeResult(
+        metric=metric,
+        chosen=chosen,
+        candidates=strengths,
+        validation_scores=tuple(found[strength] for strength in strengths),
+        at_grid_edge=is_edge(strengths.index(chosen), len(strengths)),
+        test_score=score,
+        test_top1=top1,
+        test_top5=top5,
+        num_train=len(known),
+        num_validation=len(held_out),
+        num_test=len(tested),
+    )
+
+
+def _score(classifier: LinearClassifier, data: FeatureRows) -> tuple[float, float | None, float | None]:
+    score, top1, top5 = score_heads(
+        lambda features: classifier.scores(features)[None], data, num_heads=1, num_classes=len(classifier.biases)
+    )
+    return score[0], top1[0], top5[0]

@@ -1,0 +1,100 @@
+"""What classifiers on frozen features reach on a table of rows, and the result of a choice among them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from ssl_zoo.evaluation.frozen.rows import FeatureRows, Metric
+from ssl_zoo.evaluation.metrics.classification import mean_average_precision, mean_per_class_accuracy
+
+
+__all__ = ["ProbeResult", "is_edge", "score_heads"]
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """What a classifier on frozen features reached.
+
+    Attributes:
+        metric: What `test_score` and `validation_scores` are, shares in [0, 1].
+        chosen: The learning rate or strength that was best on the validation rows.
+        candidates: All that were tried, increasing.
+        validation_scores: Of each candidate.
+        at_grid_edge: Whether the chosen one is the first or last of several: the best may lie beyond.
+        test_score: Of the chosen candidate, trained on train and validation rows.
+        test_top1: Share of the test rows whose best class is right; `None` for multi-hot labels.
+        test_top5: Share whose class is among the best five; `None` for multi-hot labels.
+        num_train: Labelled training rows, without the validation rows.
+        num_validation: Labelled rows chosen by.
+        num_test: Labelled test rows.
+    """
+
+    metric: Metric
+    chosen: float
+    candidates: tuple[float, ...]
+    validation_scores: tuple[float, ...]
+    at_grid_edge: bool
+    test_score: float
+    test_top1: float | None
+    test_top5: float | None
+    num_train: int
+    num_validation: int
+    num_test: int
+
+
+def score_heads(
+    scores: Callable[[torch.Tensor], torch.Tensor], data: FeatureRows, *, num_heads: int, num_classes: int
+) -> tuple[list[float], list[float | None], list[float | None]]:
+    """Metric, top-1 and top-5 of several classifiers in one pass over the rows.
+
+    Args:
+        scores (`Callable`): Features `(batch, features)` -> scores `(heads, batch, classes)`.
+        data ([`FeatureRows`]): Rows to classify.
+        num_heads: Of the scores.
+        num_classes: Of the scores.
+
+    Returns:
+        `tuple` of three lists, an entry for each head: the metric of `data`, top-1 and top-5 (`None` for multi-hot
+        labels). A head whose scores are not finite, because it diverged, gets 0.
+    """
+    best, kept, finite = [], [], torch.ones(num_heads, dtype=torch.bool)
+    top5 = torch.zeros(num_heads, dtype=torch.int64)
+    for features, labels in data.chunks(values_per_row=2 * num_heads * num_classes):
+        found = scores(features)
+        finite &= found.isfinite().all(dim=2).all(dim=1).cpu()
+        if data.metric == "voc_map":
+            kept.append(found.cpu())
+            continue
+        best.append(found.argmax(dim=2).cpu())
+        top5 += (_places(found, labels) < 5).sum(dim=1).cpu()
+    if data.metric == "voc_map":
+        table, references = torch.cat(kept, dim=1).nan_to_num(), data.labels.numpy()
+        maps = [mean_average_precision(references, head.numpy(), interpolation="voc2007") for head in table]
+        nothing: list[float | None] = [None] * num_heads
+        return _masked(maps, finite), nothing, nothing
+    predictions = torch.cat(best, dim=1)
+    top1s = _masked([count / len(data) for count in (predictions == data.labels).sum(dim=1).tolist()], finite)
+    top5s = _masked([count / len(data) for count in top5.tolist()], finite)
+    metric = top1s
+    if data.metric == "mean_per_class":
+        metric = _masked([mean_per_class_accuracy(data.labels.numpy(), head.numpy()) for head in predictions], finite)
+    return metric, [*top1s], [*top5s]
+
+
+def _places(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """How many classes come before the right one, `(heads, batch)`; of equal scores the lower class is first."""
+    columns = torch.arange(scores.shape[2], device=scores.device)
+    own = torch.where(columns == labels[:, None], scores, 0.0).sum(dim=2, keepdim=True)
+    earlier = columns < labels[:, None]
+    places = ((scores > own) | ((scores == own) & earlier)).sum(dim=2)
+    return torch.where(labels < scores.shape[2], places, scores.shape[2])
+
+
+def _masked(values: list[float], finite: torch.Tensor) -> list[float]:
+    return [float(value) if good else 0.0 for value, good in zip(values, finite.tolist(), strict=True)]
+
+
+def is_edge(position: int, length: int) -> bool:
+    """Whether a place in a grid of more than one is its first or last."""
+    return length > 1 and position in (0, length - 1)

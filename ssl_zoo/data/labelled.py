@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ssl_zoo.data.decode import CorruptImageError, decode_image
 from ssl_zoo.data.errors import DataError
+from ssl_zoo.data.label_table import read_label_table
 from ssl_zoo.data.source import DataConfig, ImageSource
 from ssl_zoo.data.views import ImageTransform
 
@@ -32,7 +33,7 @@ class LabelledSubset:
     Attributes:
         known_labels (`torch.Tensor` of shape `(num_rows,)`): Class of each row of the split by its id, int64; -1 where
             the method must not know it.
-        num_classes (`int`): Classes of the whole split, whether labelled or not.
+        num_classes (`int`): Classes of the whole split, whether labelled or not; with a table of labels, its clusters.
     """
 
     known_labels: torch.Tensor
@@ -47,10 +48,16 @@ class LabelledSubset:
 def choose_labelled(source: ImageSource, config: DataConfig) -> LabelledSubset:
     """Choose the labelled images as `data.labelled_*` says; the same on every process and in every run.
 
+    Their labels are those of `data.label_table`, if there is one, else the classes of the data.
+
     Raises:
-        DataError: The split has no labels, or the list of ids doesn't fit it.
+        DataError: The split has no labels, or the list of ids or the table of labels doesn't fit it.
     """
-    labels = source.read_labels()
+    if config.label_table is not None:
+        labels, num_classes = read_label_table(source, config)
+    else:
+        labels = source.read_labels()
+        num_classes = len(source.class_names or []) or int(labels.max()) + 1
     if config.labelled_ids is not None:
         chosen = _listed(config.labelled_ids, source)
     else:
@@ -60,8 +67,10 @@ def choose_labelled(source: ImageSource, config: DataConfig) -> LabelledSubset:
     known = np.full_like(labels, -1)
     known[chosen] = labels[chosen]
     if not (known >= 0).any():
-        raise DataError(f"None of the {len(chosen)} rows chosen as labelled has a label in {source.path!r}.")
-    return LabelledSubset(torch.from_numpy(known), len(source.class_names or []) or int(labels.max()) + 1)
+        raise DataError(
+            f"None of the {len(chosen)} rows chosen as labelled has a label in {config.label_table or source.path!r}."
+        )
+    return LabelledSubset(torch.from_numpy(known), num_classes)
 
 
 def draw_labelled(labels: Ids, *, share: float, stratified: bool, seed: int) -> Ids:

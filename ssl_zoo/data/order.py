@@ -55,6 +55,11 @@ class StreamOrder:
         self._shards = np.arange(len(shard_lengths))
         self._ends = np.cumsum(shard_lengths)
 
+    @property
+    def rows(self) -> slice:
+        """The rows of the epoch's sequence that are this stream's; row ids where nothing is permuted."""
+        return slice(self._first, self._first + self.num_rows)
+
     def locate(self, position: int) -> tuple[int, int, int]:
         """`(epoch, block, rows into the block)` after `position` rows consumed since the start of training."""
         epoch, row = divmod(position, self.num_rows)

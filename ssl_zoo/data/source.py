@@ -56,6 +56,15 @@ class DataConfig:
         default=None,
         metadata={"help": "text file with one labelled row number or image file name per line, instead of a draw"},
     )
+    label_table: str | None = field(
+        default=None,
+        metadata={
+            "help": "folder or Hub data set of recipes/label.py whose labels are learned instead of the classes"
+        },
+    )
+    label_table_column: str = field(
+        default="pseudo_label_0", metadata={"help": "column of that table: pseudo_label_ and the number of the head"}
+    )
 
     def __post_init__(self) -> None:
         """Check every value; an error names the key, the value and what is expected."""
@@ -72,7 +81,7 @@ class DataConfig:
                 f"`data.labelled_ids` names the labelled rows, so `data.labelled_share` must be 1.0, got "
                 f"{self.labelled_share!r}."
             )
-        for key in ("path", "split"):
+        for key in ("path", "split", "label_table_column"):
             if not getattr(self, key):
                 raise DataError(f"`data.{key}` is empty; expected for example {DataConfig.__dict__[key]!r}.")
 
@@ -130,7 +139,7 @@ class ImageSource:
         """Label of every row by its id, -1 where there is none, without a look at the images if that can be.
 
         Returns:
-            `numpy.ndarray` of shape `(num_rows,)`.
+            `numpy.ndarray` of shape `(num_rows,)`, or `(num_rows, classes)` where a label is a list of 0 and 1.
 
         Raises:
             DataError: The set has no column of labels.
@@ -203,7 +212,8 @@ class RowReader:
             except (OSError, pa.ArrowException) as error:
                 raise DataError(f"Shard {shard} of {source.path!r} cannot be read at row {row}: {error}") from error
             self._next = (shard, row + 1)
-            yield Row(int(source.offsets[shard]) + row, image, -1 if label is None else int(label))
+            known = -1 if label is None or isinstance(label, (list, np.ndarray)) else int(label)
+            yield Row(int(source.offsets[shard]) + row, image, known)
 
 
 def open_source(config: DataConfig) -> ImageSource:

@@ -22,7 +22,7 @@ from ssl_zoo.data.source import ImageSource, Row
 from ssl_zoo.data.views import ImageTransform, Pixels
 
 
-__all__ = ["Batch", "CorruptCounter", "ReadPosition", "ViewStream", "iterate_once", "make_loader"]
+__all__ = ["Batch", "CorruptCounter", "ReadPosition", "ViewStream", "iterate_once", "make_loader", "obey_parent_only"]
 
 _MIN_ROWS_TO_CALL_SORTED = 100
 # Workers open their files themselves and use no GPU, so forking is safe, and saves each the imports (10 s and more).
@@ -212,11 +212,11 @@ def make_loader(
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
-        worker_init_fn=_obey_parent_only if num_workers > 0 else None,
+        worker_init_fn=obey_parent_only if num_workers > 0 else None,
     )
 
 
-def _obey_parent_only(worker: int) -> None:
+def obey_parent_only(worker: int) -> None:
     """Leave SIGTERM and SIGINT, which reach the whole process group, to the process that trains.
 
     It finishes its step, saves, and ends its workers; they must still obey *its* SIGTERM, by which Python ends them
@@ -242,10 +242,12 @@ def iterate_once(
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
+    positions: Sequence[int] | None = None,
 ) -> DataLoader[Batch]:
     """One pass for evaluation, unshuffled: every row once over all processes, the last batches short.
 
-    Processes may have a different number of batches, so nothing collective may happen per batch.
+    Processes may have a different number of batches, so nothing collective may happen per batch. `positions` are the
+    rows that each slot leaves out at its start.
     """
     return make_loader(
         source,
@@ -255,6 +257,7 @@ def iterate_once(
         rank=rank,
         world_size=world_size,
         num_workers=num_workers,
+        positions=positions,
         num_epochs=1,
     )
 

@@ -204,6 +204,10 @@ class EvalView(ImageTransform):
         mean (`Sequence[float]`), std (`Sequence[float]`): Per channel, for pixels from 0 to 1.
         crop_pct (`float`): Share of the short side that the centre square covers.
         interpolation (`str`): `"nearest"`, `"bilinear"`, `"bicubic"` or `"lanczos"`.
+
+    Attributes:
+        size, mean, std, interpolation: As given.
+        identity (`str`): A text that changes when the view does.
     """
 
     def __init__(
@@ -216,17 +220,18 @@ class EvalView(ImageTransform):
         interpolation: str = "bicubic",
     ) -> None:
         super().__init__(mean, std)
-        self._size, self._short_side = size, math.floor(size / crop_pct)
-        self._resampling = _INTERPOLATIONS[interpolation]
+        self.size, self._short_side = size, math.floor(size / crop_pct)
+        self.mean, self.std, self.interpolation = tuple(mean), tuple(std), interpolation
+        self.identity = f"{size}/{self._short_side}/{interpolation}/{[float(value) for value in (*mean, *std)]}"
 
     def crop(self, image: Image.Image, rng: random.Random) -> list[Pixels]:
         """The one centre view; nothing is random."""
         short = min(image.size)
         width, height = (side * self._short_side // short for side in image.size)
         if (width, height) != image.size:
-            image = image.resize((width, height), self._resampling)
-        left, top = round((width - self._size) / 2), round((height - self._size) / 2)
-        return [np.array(image.crop((left, top, left + self._size, top + self._size)))]
+            image = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
+        left, top = round((width - self.size) / 2), round((height - self.size) / 2)
+        return [np.array(image.crop((left, top, left + self.size, top + self.size)))]
 
 
 class RawPixels(EvalView):

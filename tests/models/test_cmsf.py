@@ -281,7 +281,7 @@ def test_clusters_are_found_again_and_again_alike():
     assert (tables[0].ids[200:] == -1).all()
     pairs = set(zip(truth.tolist(), tables[0].ids[:200].tolist(), strict=True))
     assert len(pairs) == 4  # a renaming
-    clusters, confidence = tables[0].nearest(points)
+    confidence, clusters = tables[0].probabilities(points).max(dim=1)
     assert torch.equal(clusters, tables[0].ids[:200])
     assert confidence.min() > 0.9
     assert tables[0].sizes().tolist() == [50] * 4
@@ -297,8 +297,8 @@ def test_fewer_images_than_clusters_leave_no_cluster_near_by():
     visits.write_(torch.arange(3), points)
     table.solve_when_due_(visits, moment=1)
     assert sorted(table.ids[:3].tolist()) == [0, 1, 2]
-    assert torch.equal(table.nearest(points)[0], table.ids[:3])
-    assert table.nearest(-points)[0].max() < 3
+    assert torch.equal(table.probabilities(points).argmax(dim=1), table.ids[:3])
+    assert table.probabilities(-points).argmax(dim=1).max() < 3
 
 
 def test_kmeans_without_the_library_says_what_to_install(monkeypatch):

@@ -55,6 +55,15 @@ class PseudoLabelClassifier(nn.Module):
         probability, label = self.network(projections.float()).float().softmax(dim=-1).max(dim=-1)
         return label, probability * self.is_trained
 
+    @torch.no_grad()
+    def probabilities(self, projections: torch.Tensor) -> torch.Tensor:
+        """Probability of each class for unit projections `(batch, num_features)`, `(batch, num_classes)`.
+
+        Before the first training all are alike.
+        """
+        found = self.network(projections.float()).float().softmax(dim=-1)
+        return torch.where(self.is_trained, found, 1.0 / found.shape[-1])
+
     def remember_(self, projections: torch.Tensor, labels: torch.Tensor, sample_ids: torch.Tensor) -> None:
         """Put the labelled ones among some rows into the cache, the same on all processes.
 

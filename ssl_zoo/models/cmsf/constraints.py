@@ -13,6 +13,7 @@ except ImportError:
 
 # Centroids that aren't used lie here, where no unit vector is near.
 _FAR_AWAY = 1000.0
+_VARIANCE = 0.1
 _KMEANS_BATCH = 4096
 _KMEANS_PASSES = 20
 
@@ -122,11 +123,15 @@ class ClusterTable(nn.Module):
         self.num_solved.fill_(moment)
 
     @torch.no_grad()
-    def nearest(self, projections: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cluster of each unit projection `(batch, num_features)`, and its cosine with the centroid, at least 0."""
-        clusters = torch.cdist(projections.float(), self.centroids).argmin(dim=1)
-        cosines = torch.cosine_similarity(projections.float(), self.centroids[clusters])
-        return clusters, cosines.clamp_min(0.0)
+    def probabilities(self, projections: torch.Tensor) -> torch.Tensor:
+        """Probability of each cluster for unit projections `(batch, num_features)`, `(batch, num_clusters)`.
+
+        k-means knows no probabilities. These are those of equally likely, round clusters of variance `_VARIANCE` in
+        each direction, so the most likely cluster is the one with the nearest centroid.
+        """
+        # -|z - c|^2 / 2 but for what is the same for all centroids c of an image z.
+        nearness = projections.float() @ self.centroids.T - self.centroids.square().sum(dim=1) / 2
+        return torch.softmax(nearness / _VARIANCE, dim=-1)
 
     @torch.no_grad()
     def sizes(self) -> torch.Tensor:

@@ -247,16 +247,24 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
         return {name: rows[name] for name in self.bank.columns}
 
     @property
-    def pseudo_labels(self) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-        """Function from normalised images to pseudo-labels and confidence: class (`semi`) or cluster (`kmeans`).
+    def cluster_probabilities(self) -> Callable[[torch.Tensor], torch.Tensor]:
+        """Function from normalised images to the probability of each class (`semi`) or cluster (`kmeans`).
+
+        It returns float32 of shape `(batch, 1, classes or clusters)`, from the target network's projections.
 
         Raises:
             AttributeError: for the variants that have neither.
         """
-        label = self.classifier if self.classifier is not None else self.clusters and self.clusters.nearest
-        if label is None:
+        source = self.classifier if self.classifier is not None else self.clusters
+        if source is None:
             raise AttributeError(f"CMSF with `supervision` '{self.config.supervision}' has no pseudo-labels")
-        return lambda images: label(F.normalize(self._target(images).float(), dim=-1))
+        return lambda images: source.probabilities(F.normalize(self._target(images).float(), dim=-1)).unsqueeze(1)
+
+    @property
+    def pseudo_labels(self) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        """Function from normalised images to pseudo-labels and confidence: the largest of `cluster_probabilities`."""
+        probabilities = self.cluster_probabilities  # an AttributeError for the variants that have none
+        return lambda images: probabilities(images)[:, 0].max(dim=-1)[::-1]
 
     def health(self, metrics: dict[str, float]) -> list[str]:
         """Recognise the ways in which CMSF fails; see `SSLForPreTraining.health`."""

@@ -177,6 +177,18 @@ class MiraForPreTraining(SSLForPreTraining):
         update_ema_(self.teacher_projector, self.student_projector, momentum)
 
     @torch.no_grad()
+    def cluster_probabilities(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Probability of each prototype under the teacher's softmax; the assignment of a batch plays no part.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised images.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, 1, num_prototypes)`: float32, rows sum to 1.
+        """
+        _, scores = self._teacher_scores(pixel_values)
+        return torch.softmax(scores.float() / self.config.teacher_temperature, dim=-1).unsqueeze(1)
+
     def pseudo_labels(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Assign each image to the prototype its teacher projection is closest to.
 
@@ -186,8 +198,7 @@ class MiraForPreTraining(SSLForPreTraining):
         Returns:
             Prototype ids and their probabilities under the teacher's softmax, each of shape `(batch,)`.
         """
-        _, scores = self._teacher_scores(pixel_values)
-        confidence, labels = torch.softmax(scores / self.config.teacher_temperature, dim=-1).max(dim=-1)
+        confidence, labels = self.cluster_probabilities(pixel_values)[:, 0].max(dim=-1)
         return labels, confidence
 
     def health(self, metrics: dict[str, float]) -> list[str]:

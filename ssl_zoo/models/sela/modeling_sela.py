@@ -187,6 +187,18 @@ class SelaForPreTraining(SSLForPreTraining):
         return numbers
 
     @torch.no_grad()
+    def cluster_probabilities(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Predicted probability of each cluster, head by head; the table of labels plays no part.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised images.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, num_heads, num_clusters)`: float32, rows sum to 1.
+        """
+        logits = self.heads(pooled_features(self.timm_model, pixel_values)[1])
+        return torch.softmax(logits.view(-1, self.config.num_heads, self.config.num_clusters).float(), dim=-1)
+
     def pseudo_labels(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Predict each image's cluster with the first head.
 
@@ -196,8 +208,7 @@ class SelaForPreTraining(SSLForPreTraining):
         Returns:
             Cluster ids and their probabilities, each of shape `(batch,)`.
         """
-        logits = self.heads(pooled_features(self.timm_model, pixel_values)[1])[:, : self.config.num_clusters]
-        confidence, labels = torch.softmax(logits.float(), dim=-1).max(dim=-1)
+        confidence, labels = self.cluster_probabilities(pixel_values)[:, 0].max(dim=-1)
         return labels, confidence
 
     def health(self, metrics: dict[str, float]) -> list[str]:

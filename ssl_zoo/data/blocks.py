@@ -1,0 +1,135 @@
+"""Images in blocks of fixed rows: what is computed of a block doesn't depend on who reads it or what came before."""
+
+import random
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from ssl_zoo.data.batch import Batch
+from ssl_zoo.data.decode import CorruptImageError, decode_image
+from ssl_zoo.data.order import StreamOrder
+from ssl_zoo.data.source import ImageSource, Row
+from ssl_zoo.data.views import ImageTransform, Pixels
+
+
+__all__ = ["BlockBatch", "num_blocks", "read_blocks"]
+
+# As for the loaders of training: workers open their files themselves and use no GPU.
+_FAST_START = "fork" if sys.platform == "linux" else None
+
+
+class BlockBatch(NamedTuple):
+    """Some images of a block; the last batch of a block may hold none.
+
+    Attributes:
+        block (`int`): Number of the block.
+        is_last (`bool`): Whether the block ends here.
+        batch (`Batch`): One entry in `views`, or none; `skipped` names the corrupt rows.
+        skipped_ids (`list[int]`): Ids of these rows.
+    """
+
+    block: int
+    is_last: bool
+    batch: Batch
+    skipped_ids: list[int]
+
+
+def num_blocks(source: ImageSource, block_rows: int) -> int:
+    """How many blocks of `block_rows` rows a source has; the last may be short."""
+    return -(-source.num_rows // block_rows)
+
+
+def read_blocks(
+    source: ImageSource,
+    transform: ImageTransform,
+    blocks: Sequence[int],
+    *,
+    block_rows: int,
+    batch_size: int,
+    num_workers: int = 0,
+) -> DataLoader[BlockBatch]:
+    """Batches of some blocks, unshuffled. Block `b` has the rows from `b * block_rows` on.
+
+    Each worker reads neighbouring blocks one after the other, so batches of as many blocks as there are workers come
+    in turn.
+
+    Args:
+        source (`ImageSource`): The images.
+        transform (`ImageTransform`): Makes the one view.
+        blocks (`Sequence[int]`): Numbers of the blocks, increasing.
+        block_rows (`int`): Rows per block.
+        batch_size (`int`): Images per batch at most.
+        num_workers (`int`): Loader processes; 0 reads in this one.
+    """
+    return DataLoader(
+        _BlockStream(source, transform, blocks, block_rows=block_rows, batch_size=batch_size),
+        batch_size=None,
+        num_workers=num_workers,
+        multiprocessing_context=_FAST_START if num_workers > 0 else None,
+        generator=torch.Generator(),
+        worker_init_fn=_obey_parent_only if num_workers > 0 else None,
+    )
+
+
+def _obey_parent_only(worker: int) -> None:
+    """Leave Ctrl-C, which reaches all processes, to the one that asked for the images."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _BlockStream(IterableDataset[BlockBatch]):
+    def __init__(
+        self,
+        source: ImageSource,
+        transform: ImageTransform,
+        blocks: Sequence[int],
+        *,
+        block_rows: int,
+        batch_size: int,
+    ) -> None:
+        super().__init__()
+        self._source, self._transform, self._blocks, self._batch_size = source, transform, blocks, batch_size
+        self._order = StreamOrder(
+            source.shard_lengths, stream=0, num_streams=1, block_rows=block_rows, seed=0, shuffle=False
+        )
+
+    def __iter__(self) -> Iterator[BlockBatch]:
+        worker = get_worker_info()
+        turn, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        reader = self._source.reader()
+        for block in np.array_split(np.array(self._blocks, dtype=np.int64), workers)[turn].tolist():
+            segments, _ = self._order.block(0, block)
+            rows = (row for part in segments for row in reader.read(part.shard, part.start, part.stop))
+            yield from self._batches(block, rows)
+
+    def _batches(self, block: int, rows: Iterator[Row]) -> Iterator[BlockBatch]:
+        samples: list[tuple[list[Pixels], Row]] = []
+        skipped: list[tuple[int, str]] = []
+        for row in rows:
+            try:
+                views = self._transform.crop(decode_image(row.image), random.Random(str(row.sample_id)))
+            except CorruptImageError as error:
+                skipped.append((row.sample_id, f"{self._source.path}: row {row.sample_id}: {error}"))
+                continue
+            if len(samples) == self._batch_size:
+                yield self._batch(block, samples, skipped, is_last=False)
+                samples, skipped = [], []
+            samples.append((views, row))
+        yield self._batch(block, samples, skipped, is_last=True)
+
+    def _batch(
+        self, block: int, samples: list[tuple[list[Pixels], Row]], skipped: list[tuple[int, str]], *, is_last: bool
+    ) -> BlockBatch:
+        batch = Batch(
+            views=self._transform.stack([views for views, _ in samples]) if samples else [],
+            sample_ids=torch.tensor([row.sample_id for _, row in samples], dtype=torch.int64),
+            labels=torch.tensor([row.label for _, row in samples], dtype=torch.int64),
+            stream=0,
+            position=0,
+            skipped=[reason for _, reason in skipped],
+        )
+        return BlockBatch(block, is_last, batch, [sample_id for sample_id, _ in skipped])

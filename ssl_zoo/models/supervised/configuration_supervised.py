@@ -1,0 +1,63 @@
+"""Configuration of plain supervised training."""
+
+from huggingface_hub.dataclasses import strict
+
+from ssl_zoo.models.configuration_base import SSLConfig
+
+
+@strict
+class SupervisedConfig(SSLConfig):
+    """Supervised: cross-entropy on given labels, as in SeLa's label transfer (https://huggingface.co/papers/1911.05371).
+
+    With the data's own labels it is the baseline of the methods without them. With `data.label_table` the labels are
+    those that another model found, which is SeLa's label transfer.
+
+    Args:
+        num_supervised_classes (`int`): classes that the labels name; filled in from the training data or its table of
+            labels when left out.
+        label_smoothing (`float`): share of a label that is spread over all classes.
+    """
+
+    model_type = "supervised"
+
+    num_supervised_classes: int | None = None
+    label_smoothing: float | int = 0.0
+
+    @property
+    def learns_from_labels(self) -> bool:
+        """Labels are all it learns from."""
+        return True
+
+    def fit_to_data(self, *, num_samples: int, num_classes: int | None, num_labelled: int | None) -> None:
+        """Take the number of classes from the data.
+
+        Raises:
+            ValueError: if there are no labels, or more classes than the configuration says.
+        """
+        if not (num_classes and num_labelled):
+            raise ValueError(
+                f"supervised training learns from labels, but the data has {num_classes or 'no'} classes and "
+                f"{num_labelled or 'no'} labelled images: check `data.label_column`, `data.label_table` and "
+                f"`data.labelled_*`"
+            )
+        if self.num_supervised_classes is None:  # `num_classes` in a published config.json is timm's
+            self.num_supervised_classes = num_classes
+        if self.num_supervised_classes < num_classes:
+            raise ValueError(
+                f"`num_supervised_classes` is {self.num_supervised_classes}, but the labels name {num_classes} "
+                f"classes; leave it null"
+            )
+
+    def validate_ranges(self) -> None:
+        """Check every value that training would otherwise trip over.
+
+        Raises:
+            ValueError: naming the field, its value and what was expected.
+        """
+        if self.num_supervised_classes is not None and self.num_supervised_classes < 1:
+            raise ValueError(f"`num_supervised_classes` must be at least 1 or null, got {self.num_supervised_classes}")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}")
+
+
+__all__ = ["SupervisedConfig"]

@@ -1,0 +1,1 @@
+"""Object detection with a pretrained backbone: Faster R-CNN, fine-tuned and measured as the papers do."""

@@ -1,0 +1,174 @@
+"""Images with boxes from one data set or several joined, read in an order that can be continued anywhere."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import datasets
+import numpy as np
+
+from ssl_zoo.data.errors import DataError, nearest
+from ssl_zoo.data.locate import locate
+from ssl_zoo.data.source import DataConfig, ImageSource, open_source
+from ssl_zoo.detection.boxes import ObjectFields
+
+
+__all__ = ["DetectionRow", "DetectionSource", "open_detection_source"]
+
+
+class DetectionRow(NamedTuple):
+    """One undecoded row."""
+
+    sample_id: int
+    image: Any
+    objects: Any
+
+
+@dataclass(frozen=True)
+class DetectionSource:
+    """Data sets read as one: the shards of the first, then those of the next.
+
+    Attributes:
+        parts (`tuple[ImageSource]`): The data sets.
+        fields ([`ObjectFields`]): Where the boxes are.
+        num_classes: Classes, without background.
+        class_names (`tuple[str]` or `None`): As the data sets name them.
+    """
+
+    parts: tuple[ImageSource, ...]
+    fields: ObjectFields
+    num_classes: int
+    class_names: tuple[str, ...] | None
+
+    @property
+    def shard_lengths(self) -> np.ndarray[Any, np.dtype[np.int64]]:
+        """Rows of each shard, `(shards,)`."""
+        return np.concatenate([part.shard_lengths for part in self.parts])
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all data sets."""
+        return sum(part.num_rows for part in self.parts)
+
+    @property
+    def path(self) -> str:
+        """The data sets' paths, for messages."""
+        return " + ".join(dict.fromkeys(part.path for part in self.parts))
+
+    def class_name(self, label: int) -> str:
+        """What a class is called."""
+        return self.class_names[label] if self.class_names else f"class {label}"
+
+    def reader(self) -> "DetectionReader":
+        """A reader with its own open files; make it in the process that uses it."""
+        return DetectionReader(self)
+
+
+class DetectionReader:
+    """Reads rows; a read that starts where the last one ended doesn't open the shard again."""
+
+    def __init__(self, source: DetectionSource) -> None:
+        lengths = source.shard_lengths
+        self._places = [(part, shard) for part in source.parts for shard in range(part.num_shards)]
+        self._first = np.cumsum(lengths) - lengths
+        self._next: tuple[int, int] | None = None
+        self._values: Iterator[tuple[Any, Any]] = iter(())
+
+    def read(self, shard: int, start: int, stop: int) -> Iterator[DetectionRow]:
+        """Rows `start` to `stop` (exclusive) of one shard, in order.
+
+        Raises:
+            DataError: The shard ends early.
+        """
+        part, own = self._places[shard]
+        if self._next != (shard, start):
+            self._values = part.open_shard(own, start)
+        for row in range(start, stop):
+            try:
+                image, objects = next(self._values)
+            except StopIteration:
+                raise DataError(
+                    f"Shard {own} of {part.path!r} ends after {row} rows: the files changed since they were opened. "
+                    "Start again, so that they are counted anew."
+                ) from None
+            self._next = (shard, row + 1)
+            yield DetectionRow(int(self._first[shard]) + row, image, objects)
+
+
+def open_detection_source(
+    configs: Sequence[DataConfig], fields: ObjectFields, *, num_classes: int | None = None
+) -> DetectionSource:
+    """Open data sets that are trained on, or measured, as one.
+
+    Args:
+        configs (`Sequence[DataConfig]`): Path, configuration, split, revision and image column of each.
+        fields ([`ObjectFields`]): Where all of them keep their boxes.
+        num_classes: Needed where the classes are plain integers.
+
+    Raises:
+        DataError: A set can't be opened, has no such column, or its classes aren't those of the others.
+    """
+    parts, all_names = [], []
+    for config in configs:
+        features = _peek(config)
+        if fields.objects not in features:
+            raise DataError(
+                f"{config.path!r} has no column {fields.objects!r}; it has {list(features)}."
+                f"{nearest(fields.objects, features)} Name the column of the boxes with --objects-column."
+            )
+        all_names.append(_class_names(config.path, features[fields.objects], fields))
+        parts.append(open_source(replace(config, label_column=fields.objects)))
+    names = all_names[0]
+    for config, other in zip(configs, all_names, strict=True):
+        if other != names:
+            raise DataError(
+                f"{config.path!r} has other classes than {configs[0].path!r}: {other} instead of {names}. Data sets "
+                "that are joined need the same classes in the same order."
+            )
+    if names is None and num_classes is None:
+        raise DataError(
+            f"{configs[0].path!r} stores its classes as integers without names: say how many there are with "
+            "--num-classes."
+        )
+    if names is not None and num_classes not in (None, len(names)):
+        raise DataError(f"--num-classes is {num_classes}, but {configs[0].path!r} names {len(names)} classes.")
+    return DetectionSource(
+        tuple(parts), fields, len(names) if names else int(num_classes or 0), tuple(names) if names else None
+    )
+
+
+def _peek(config: DataConfig) -> datasets.Features:
+    """Columns of a data set, before its rows are counted."""
+    found = locate(
+        config.path, name=config.name, split=config.split, revision=config.revision, streaming=config.streaming
+    )
+    return found.dataset.features or datasets.Features()
+
+
+def _class_names(path: str, feature: Any, fields: ObjectFields) -> list[str] | None:
+    """Names of the classes, `None` for plain integers; checks that the fields are there."""
+    inner = getattr(feature, "feature", feature)  # a list of structs
+    if isinstance(inner, list):
+        inner = inner[0]
+    if not isinstance(inner, dict):
+        raise DataError(
+            f"`{fields.objects}` of {path!r} must be a struct of lists or a list of structs, is {feature}."
+        )
+    for name, option in ((fields.bbox, "--bbox-field"), (fields.category, "--category-field")):
+        if name not in inner:
+            raise DataError(
+                f"`{fields.objects}` of {path!r} has no field {name!r}; it has {list(inner)}.{nearest(name, inner)} "
+                f"Name the right one with {option}."
+            )
+    category = inner[fields.category]
+    category = getattr(category, "feature", category)
+    if isinstance(category, list):
+        category = category[0]
+    if isinstance(category, datasets.ClassLabel):
+        return list(category.names)
+    if "int" not in str(getattr(category, "dtype", "")):
+        raise DataError(
+            f"`{fields.objects}.{fields.category}` of {path!r} must be a class label or an integer, is {category}; "
+            "convert it with `datasets.Dataset.cast_column`, or name another with --category-field."
+        )
+    return None

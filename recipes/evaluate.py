@@ -1,9 +1,10 @@
-"""Measure what a trained backbone is worth: k-NN accuracy, NMI of its pseudo-labels, a picture of its clusters.
+"""Measure what a backbone is worth: ours, a repository on the Hub, or any vision model of timm or transformers.
 
-accelerate launch recipes/evaluate.py RUN_DIR_OR_REPO [--data PATH] [--k 20] [--baselines]
+accelerate launch recipes/evaluate.py MODEL [--data PATH] [--protocol NAME ...] [protocol.parameter=value ...]
 
-Of a run the data and the protocol are its recipe's. Prints a table, appends to results.jsonl, draws clusters.png
-and, of a run, curves.png.
+MODEL is a run's folder, a checkpoint, org/name on the Hub, or a name of timm (resnet50.a1_in1k). Of a run the data and
+the k-NN parameters are its recipe's. Features are computed once and kept on disk. Prints a table and appends to
+results.jsonl; draws clusters.png and, of a run, curves.png.
 """
 
 import argparse
@@ -12,70 +13,112 @@ import logging
 import re
 import sys
 from dataclasses import replace
-from functools import partial
+from datetime import timedelta
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from transformers.utils.logging import disable_progress_bar
 
 from ssl_zoo.data.source import DataConfig, DataError, open_source
-from ssl_zoo.data.views import RawPixels
-from ssl_zoo.evaluation.curves import save_curves_picture
-from ssl_zoo.evaluation.load import (
-    ModelLoadError,
-    create_untrained,
-    encoder,
-    find_file,
-    load_backbone,
-    load_pretraining_model,
-    model_view,
-    view_size,
-)
-from ssl_zoo.evaluation.protocol import Reading
-from ssl_zoo.evaluation.report import Subject, measure_clusters, measure_knn
+from ssl_zoo.evaluation.features import Reading
+from ssl_zoo.evaluation.load import ModelLoadError, find_file
+from ssl_zoo.evaluation.pictures.curves import save_curves_picture
+from ssl_zoo.evaluation.protocols.catalogue import PROTOCOLS
+from ssl_zoo.evaluation.protocols.evaluation import Evaluation
+from ssl_zoo.evaluation.protocols.settings import KnnSettings, ProtocolSettings, describe, override
+from ssl_zoo.evaluation.protocols.transfer import evaluate_suite
 from ssl_zoo.evaluation.results import Result, append_results, render_results
-from ssl_zoo.models.registry import display_name
+from ssl_zoo.evaluation.store import FeatureStore
+from ssl_zoo.evaluation.subject import Subject, load_subjects
+from ssl_zoo.models.registry import display_name, method_names
 from ssl_zoo.training.config import EvaluationConfig, RecipeError
 from ssl_zoo.training.processes import create_accelerator
-from ssl_zoo.training.recipe import load_recipe
-
-
-LARGEST_RAW_SIDE = 64  # of larger images, raw pixels are compared at this size
+from ssl_zoo.training.recipe import Recipe, load_recipe
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "model", metavar="RUN_DIR_OR_REPO", help="a run's folder, a checkpoint, or org/name on the Hub"
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog=f"parameters and their defaults:\n{describe(ProtocolSettings())}",
     )
+    parser.add_argument("model", metavar="MODEL", help="a run's folder, a checkpoint, org/name or a name of timm")
+    parser.add_argument("overrides", nargs="*", metavar="protocol.parameter=value", help="such as knn.k=1,20")
+    parser.add_argument(
+        "--protocol",
+        nargs="+",
+        default=["knn", "clusters"],
+        metavar="NAME",
+        help=f"what to measure: {', '.join(PROTOCOLS)}, all; knn and clusters by default",
+    )
+    parser.add_argument("--suite", choices=["transfer"], help="logistic regression on the data sets of the papers")
     parser.add_argument("--revision", help="commit, branch or tag of the model on the Hub")
-    parser.add_argument("--data", metavar="PATH", help="data set: org/name, a local folder or 'embedded'")
-    parser.add_argument("--train-split", help="labelled split that the neighbours come from")
-    parser.add_argument("--test-split", help="labelled split that is classified")
-    parser.add_argument("--k", type=int, nargs="+", metavar="K", help="number(s) of neighbours")
-    parser.add_argument("--temperature", type=float, help="temperature of the neighbours' weights")
-    parser.add_argument("--batch-size", type=int, help="images per forward pass; changes no result")
     parser.add_argument("--baselines", action="store_true", help="measure raw pixels and the untrained backbone, too")
-    parser.add_argument("--output", metavar="DIR", type=Path, help="where to write; the run's folder by default")
-    return parser.parse_args()
+    data = parser.add_argument_group("data")
+    data.add_argument("--data", metavar="PATH", help="data set: org/name, a local folder or 'embedded'")
+    data.add_argument("--data-name", metavar="NAME", help="configuration (subset) of the data set, if it has any")
+    data.add_argument("--data-revision", metavar="COMMIT", help="commit, branch or tag of the data set on the Hub")
+    data.add_argument("--train-split", help="labelled split that is learned from")
+    data.add_argument("--test-split", help="labelled split that is tested on")
+    data.add_argument(
+        "--validation-split", help="split that parameters are chosen by; a share of the train split else"
+    )
+    data.add_argument("--image-column", help="column of the images; found by its type else")
+    data.add_argument("--label-column", help="column of the classes; found by its type else")
+    data.add_argument("--max-rows", type=int, metavar="N", help="use the first N rows of each split only")
+    speed = parser.add_argument_group("what changes no result")
+    speed.add_argument("--batch-size", type=int, help="images per forward pass")
+    speed.add_argument("--num-workers", type=int, help="processes that read and decode, for each device")
+    speed.add_argument("--cache-dir", type=Path, metavar="DIR", help="where features are kept")
+    speed.add_argument("--output", metavar="DIR", type=Path, help="where to write; the run's folder by default")
+    parser.add_argument(
+        "--feature-dtype", choices=["float32", "float16"], default="float32", help="how features are kept"
+    )
+    arguments = parser.parse_intermixed_args()
+    # Parameters may follow the names of the protocols.
+    arguments.overrides += [word for word in arguments.protocol if "=" in word]
+    arguments.protocol = [word for word in arguments.protocol if "=" not in word]
+    if unknown := set(arguments.protocol) - {*PROTOCOLS, "all"}:
+        parser.error(f"--protocol knows {', '.join(PROTOCOLS)} and all, not {', '.join(sorted(unknown))}")
+    return arguments
 
 
-def read_settings(arguments: argparse.Namespace) -> tuple[DataConfig, EvaluationConfig, int | None]:
-    """Data, protocol and seed: the recipe's beside the model, with what the command line says instead."""
+def read_recipe(arguments: argparse.Namespace) -> Recipe | None:
+    """The recipe beside the model."""
     path = find_file(arguments.model, "recipe.yaml", revision=arguments.revision)
     recipe = load_recipe(path) if path else None
-    if recipe is None and arguments.data is None:
+    if recipe is None and arguments.data is None and arguments.suite is None:
         raise ModelLoadError(f"'{arguments.model}' has no recipe.yaml that would name the data: add --data PATH")
+    return recipe
+
+
+def read_data(arguments: argparse.Namespace, recipe: Recipe | None) -> DataConfig:
+    """The recipe's data, with what the command line says instead."""
     data = recipe.data if recipe else DataConfig()
     if arguments.data is not None and arguments.data != data.path:
         # Columns, subset and revision belong to the data set that is replaced.
         data = DataConfig(path=arguments.data, streaming=data.streaming, num_workers=data.num_workers)
-    protocol = recipe.evaluation if recipe else EvaluationConfig()
-    said = {name: getattr(arguments, name) for name in ("train_split", "test_split", "temperature", "batch_size")}
-    protocol = replace(protocol, **{name: value for name, value in said.items() if value is not None})
-    return data, protocol, recipe.train.seed if recipe else None
+    said = {
+        "name": arguments.data_name,
+        "revision": arguments.data_revision,
+        "image_column": arguments.image_column,
+        "label_column": arguments.label_column,
+        "num_workers": arguments.num_workers,
+        "max_rows": arguments.max_rows,
+    }
+    # Labels that the method was allowed to learn from are no matter here.
+    whole = replace(data, max_rows=None, labelled_share=1.0, labelled_ids=None)
+    return replace(whole, **{name: value for name, value in said.items() if value is not None})
+
+
+def read_settings(arguments: argparse.Namespace, recipe: Recipe | None, num_rows: int) -> ProtocolSettings:
+    """Parameters: the recipe's k and temperature, numbers of neighbours that the bank has, and the overrides."""
+    usual = KnnSettings(temperature=(recipe.evaluation if recipe else EvaluationConfig()).temperature)
+    wanted = {*usual.k, recipe.evaluation.k} if recipe else set(usual.k)
+    k = tuple(sorted(size for size in wanted if size <= num_rows)) or (1,)
+    return override(ProtocolSettings(knn=replace(usual, k=k)), arguments.overrides)
 
 
 def images_seen(arguments: argparse.Namespace) -> int | None:
@@ -94,42 +137,68 @@ def output_folder(arguments: argparse.Namespace) -> Path:
     return arguments.output or (folder if is_run else Path("runs") / f"evaluation-{folder.name}")
 
 
-def evaluate(arguments: argparse.Namespace, accelerator: Accelerator) -> list[Result]:
-    """Measure all subjects on all processes and draw the clusters."""
-    backbone = load_backbone(arguments.model, revision=arguments.revision)
-    data, protocol, seed = read_settings(arguments)
+def load(arguments: argparse.Namespace, recipe: Recipe | None, device: torch.device) -> list[Subject]:
+    """The model and, if wanted, its baselines."""
+    method = recipe.method if recipe else None
+    return load_subjects(
+        arguments.model,
+        revision=arguments.revision,
+        device=device,
+        seed=recipe.train.seed if recipe else None,
+        images_seen=images_seen(arguments),
+        baselines=arguments.baselines,
+        display_name=display_name(method) if method in method_names() else method,
+    )
+
+
+def evaluate(arguments: argparse.Namespace, accelerator: Accelerator, output: Path) -> list[Result]:
+    """Measure all subjects by all protocols, on all processes. Results are written as they come."""
+    override(ProtocolSettings(), arguments.overrides)  # a misspelt one is found before anything is loaded
+    recipe = read_recipe(arguments)
+    subjects = load(arguments, recipe, accelerator.device)
+    defaults = recipe.evaluation if recipe else EvaluationConfig()
+    data = read_data(arguments, recipe)
+    reading = Reading(
+        arguments.batch_size or defaults.batch_size, data.num_workers, data.max_corrupt_share, accelerator.device
+    )
+    store = FeatureStore(arguments.cache_dir, dtype=arguments.feature_dtype)
+    results: list[Result] = []
+
+    def keep(found: list[Result]) -> None:
+        results.extend(found)
+        if accelerator.is_main_process:
+            append_results(output / "results.jsonl", found)
+
+    if arguments.suite:
+        settings = override(ProtocolSettings(), arguments.overrides)
+        missing = evaluate_suite(subjects[-1], store=store, reading=reading, settings=settings, keep=keep)
+        if accelerator.is_main_process:
+            print("".join(f"\nNot measured: {name}. {reason}" for name, reason in missing.items()))
+        return results
     with accelerator.main_process_first():  # the first process downloads, renders and counts
-        bank = open_source(replace(data, split=protocol.train_split, max_rows=protocol.max_bank_rows))
-        test = open_source(replace(data, split=protocol.test_split, max_rows=None))
-    device, view = accelerator.device, model_view(backbone)
-    reading = Reading(protocol.batch_size, data.num_workers, data.max_corrupt_share, device)
-    trained = Subject("trained", view, seed, images_seen(arguments))
-    subjects = [(trained, encoder(backbone.to(device)))]
-    if arguments.baselines:
-        untrained = create_untrained(backbone, seed=seed or 0).to(device)
-        pixels = RawPixels(min(view_size(backbone), LARGEST_RAW_SIDE))
-        subjects.insert(0, (Subject("random_init", view, seed or 0, 0), encoder(untrained)))
-        subjects.insert(0, (Subject("raw_pixels", pixels), partial(torch.flatten, start_dim=1)))
-    results = []
-    for subject, encode in subjects:
-        results += measure_knn(
-            subject,
-            encode,
-            bank=bank,
-            test=test,
-            k=tuple(arguments.k or [protocol.k]),
-            temperature=protocol.temperature,
-            reading=reading,
+        rows = arguments.max_rows or defaults.max_bank_rows
+        train = open_source(replace(data, split=arguments.train_split or defaults.train_split, max_rows=rows))
+        test = open_source(replace(data, split=arguments.test_split or defaults.test_split))
+        validation = (
+            open_source(replace(data, split=arguments.validation_split)) if arguments.validation_split else None
         )
-    pretraining = load_pretraining_model(arguments.model, revision=arguments.revision)
-    assign = getattr(pretraining, "pseudo_labels", None)
-    if pretraining is not None and assign is not None:
-        pretraining.to(device)
-        picture = output_folder(arguments) / "clusters.png"
-        config = pretraining.config
-        found = "from few labels" if config.learns_from_labels else "without labels"
-        title = f"What {display_name(config.model_type)} found {found}"
-        results += measure_clusters(trained, assign, test=test, reading=reading, picture=picture, title=title)
+    settings = read_settings(arguments, recipe, train.num_rows)
+    protocols = list(PROTOCOLS) if "all" in arguments.protocol else arguments.protocol
+    for subject in subjects:
+        evaluation = Evaluation(
+            subject,
+            data=data,
+            train=train,
+            test=test,
+            validation=validation,
+            store=store,
+            reading=reading,
+            settings=settings,
+            output=output,
+        )
+        for protocol in protocols:
+            if evaluation.can(protocol):
+                keep(PROTOCOLS[protocol](evaluation))
     return results
 
 
@@ -140,15 +209,15 @@ def main() -> None:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     disable_progress_bar()  # transformers' own, of reading a file
-    accelerator = create_accelerator()
+    # What only the main process computes may take hours.
+    accelerator = create_accelerator(kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=1))])
     output = output_folder(arguments)
     output.mkdir(parents=True, exist_ok=True)
     try:
-        results = evaluate(arguments, accelerator)
+        results = evaluate(arguments, accelerator, output)
     except (DataError, ModelLoadError, RecipeError, ValueError) as error:
         sys.exit(f"Not evaluated. {error}")
     if accelerator.is_main_process:
-        append_results(output / "results.jsonl", results)
         print(f"\n{render_results(results)}\n\nWritten to {output}/")
         if (output / "metrics.jsonl").is_file():
             save_curves_picture(output / "curves.png", {output.name: output / "metrics.jsonl"})

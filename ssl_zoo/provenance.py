@@ -21,6 +21,9 @@ _DISTRIBUTIONS = (
     "datasets",
     "huggingface_hub",
     "safetensors",
+    "scikit-learn",
+    "scipy",
+    "pycocotools",
     "numpy",
     "pillow",
 )

@@ -32,7 +32,23 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ssl_zoo.evaluation.",
         "ssl_zoo.provenance",
     ),
-    "ssl_zoo.hub": ("ssl_zoo.nn.backbone", "ssl_zoo.models.", "ssl_zoo.training.recipe", "ssl_zoo.provenance"),
+    "ssl_zoo.hub": (
+        "ssl_zoo.nn.backbone",
+        "ssl_zoo.models.",
+        "ssl_zoo.evaluation.results",
+        "ssl_zoo.training.recipe",
+        "ssl_zoo.provenance",
+    ),
+    "ssl_zoo.detection": (
+        "ssl_zoo.functional.",
+        "ssl_zoo.nn.",
+        "ssl_zoo.models.",
+        "ssl_zoo.data.",
+        "ssl_zoo.evaluation.load",
+        "ssl_zoo.evaluation.results",
+        *(f"ssl_zoo.training.{name}" for name in ("checkpoint", "log", "stop")),
+        "ssl_zoo.provenance",
+    ),
 }
 # A method may import these, and itself, but no other method.
 MODELS_BASE = tuple(f"ssl_zoo.models.{path.stem}" for path in (PACKAGE / "models").glob("[!_]*.py"))
@@ -54,10 +70,14 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "ssl_zoo.evaluation": (
         *_COMMON,
         *("accelerate", "datasets", "evaluate", "huggingface_hub", "transformers"),
-        *("sklearn", "matplotlib", "PIL", "tqdm"),
+        *("sklearn", "scipy", "matplotlib", "PIL", "tqdm", "timm", "filelock"),
     ),
     "ssl_zoo.training": (*_COMMON, "accelerate", "timm", "huggingface_hub", "safetensors", "yaml", "tqdm"),
     "ssl_zoo.hub": (*_COMMON, "huggingface_hub", "safetensors", "timm", "transformers", "yaml"),
+    "ssl_zoo.detection": (
+        *_COMMON,
+        *("accelerate", "datasets", "matplotlib", "PIL", "pycocotools", "timm", "torchvision", "tqdm"),
+    ),
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
 
@@ -134,10 +154,12 @@ def test_a_module_imports_downwards_only(path: Path) -> None:
         ("ssl_zoo.models.mira.modeling_mira", "from . import loss_mira"),
         ("ssl_zoo.models.modeling_base", "from ssl_zoo.models.mira.modeling_mira import MiraModel"),
         ("ssl_zoo.data.source", "def f():\n    from ssl_zoo.models.mira import MiraModel"),
-        ("ssl_zoo.evaluation.knn", "import ssl_zoo.training.loop"),
+        ("ssl_zoo.evaluation.frozen.knn", "import ssl_zoo.training.loop"),
         ("ssl_zoo.training.loop", "import gradio"),
         ("ssl_zoo.training.loop", "from ssl_zoo.hub.card import render"),
         ("ssl_zoo.hub.card", "from ssl_zoo.training.loop import train"),
+        ("ssl_zoo.detection.loop", "from ssl_zoo.training.loop import train"),
+        ("ssl_zoo.training.loop", "from ssl_zoo.detection.loop import train_detector"),
         ("ssl_zoo.provenance", "import torch"),
         ("ssl_zoo", "from ssl_zoo.models.mira import MiraModel"),
         ("ssl_zoo", "import torch"),

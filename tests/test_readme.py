@@ -107,8 +107,10 @@ LAUNCH = r"accelerate launch (?:--config_file (?P<config>\S+) )?(?:--num_process
 CHECKS: dict[str, Callable[[re.Match[str]], None]] = {
     r"make (?P<targets>[\w =.-]+)": check_make,
     LAUNCH + r"recipes/train\.py(?P<words>.*)": check_train,
-    LAUNCH + r"(?P<script>recipes/evaluate\.py)(?P<words>.*)": check_other_recipe,
-    r"python (?P<script>recipes/(?:publish|evaluate|record)\.py)(?P<words>.*)": check_other_recipe,
+    LAUNCH + r"(?P<script>recipes/(?:evaluate|label|detect)\.py)(?P<words>.*)": check_other_recipe,
+    r"python (?P<script>(?:recipes/(?:publish|evaluate|record)|benchmarks/cifar10_table)\.py)(?P<words>.*)": (
+        check_other_recipe
+    ),
     r"pip install (?:-e )?(?:\.|ssl_zoo)(?:\[(?P<extras>[\w,]+)\])?": check_install,
     r"(?:source|\.) (?P<folder>[\w.]+)/bin/activate": check_activate,
     r"tensorboard --logdir \S+": nothing_to_check,

@@ -13,7 +13,16 @@ from ssl_zoo.data.views import ImageTransform
 from ssl_zoo.functional.distributed import all_gather_objects, all_gather_rows, rank, world_size
 
 
-__all__ = ["Encoder", "FeatureTable", "evaluation_batches", "extract_features", "gather_table"]
+__all__ = [
+    "Encoder",
+    "FeatureTable",
+    "Reading",
+    "check_finite",
+    "evaluation_batches",
+    "extract_features",
+    "gather_table",
+    "labelled_rows",
+]
 
 Encoder = Callable[[torch.Tensor], torch.Tensor]
 """Images `(batch, 3, height, width)` on the device -> features `(batch, features)`."""
@@ -22,12 +31,29 @@ _GATHERED_ROWS = 16384
 
 
 @dataclass(frozen=True)
+class Reading:
+    """How images are read and where they are computed on; none of it changes a result.
+
+    Attributes:
+        batch_size: Images per forward pass.
+        num_workers: Loader processes of each process.
+        max_corrupt_share: Corrupt rows are skipped and named in the log up to this share.
+        device: Where the model is.
+    """
+
+    batch_size: int = 256
+    num_workers: int = 2
+    max_corrupt_share: float = 0.01
+    device: torch.device | str = "cpu"
+
+
+@dataclass(frozen=True)
 class FeatureTable:
     """Features of a split, the same on every process, ordered by sample id.
 
     Attributes:
         sample_ids (`torch.Tensor` of shape `(rows,)`): Global row numbers, int64, increasing.
-        features (`torch.Tensor` of shape `(rows, features)`): float32, on the CPU.
+        features (`torch.Tensor` of shape `(rows, features)`): float32 or float16, on the CPU, maybe memory-mapped.
         labels (`torch.Tensor` of shape `(rows,)`): int64; -1 where there is none.
     """
 
@@ -45,6 +71,8 @@ def evaluation_batches(
     max_corrupt_share: float = 0.01,
     device: torch.device | str = "cpu",
     description: str = "images",
+    positions: Sequence[int] | None = None,
+    done: int = 0,
 ) -> Iterator[Batch]:
     """This process's share of one pass over a source, with a progress bar on the main process.
 
@@ -58,6 +86,8 @@ def evaluation_batches(
         max_corrupt_share: Corrupt rows are skipped and named in the log up to this share.
         device: Where the batches go.
         description: What the progress bar says.
+        positions: Rows that each slot of this process leaves out at its start.
+        done: Rows of all processes that the bar counts as done.
 
     Yields:
         `Batch`: with one entry in `views`.
@@ -67,10 +97,24 @@ def evaluation_batches(
     """
     corrupt = CorruptCounter(source, max_share=max_corrupt_share)
     loader = iterate_once(
-        source, view, batch_size=batch_size, rank=rank(), world_size=world_size(), num_workers=num_workers
+        source,
+        view,
+        batch_size=batch_size,
+        rank=rank(),
+        world_size=world_size(),
+        num_workers=num_workers,
+        positions=positions,
     )
-    share = source.num_rows // world_size()
-    with tqdm(total=share, desc=description, unit="img", disable=rank() != 0, leave=False, dynamic_ncols=True) as bar:
+    share, start = source.num_rows // world_size(), done // world_size()
+    with tqdm(
+        total=share,
+        initial=start,
+        desc=description,
+        unit="img",
+        disable=rank() != 0,
+        leave=False,
+        dynamic_ncols=True,
+    ) as bar:
         for batch in loader:
             corrupt.update(batch)
             yield batch.to(device)
@@ -118,6 +162,25 @@ def extract_features(
     )
     parts = [(batch.sample_ids.cpu(), encode(batch.views[0]).float().cpu(), batch.labels.cpu()) for batch in batches]
     return FeatureTable(*gather_table(parts, device=device))
+
+
+def check_finite(features: torch.Tensor, sample_ids: torch.Tensor) -> None:
+    """Raise a `ValueError` that names the first row with an infinite or NaN feature; both have a row per image."""
+    broken = ~features.isfinite().all(dim=1)
+    if bool(broken.any()):
+        first = int(sample_ids.to(broken.device)[broken][0])
+        raise ValueError(
+            f"the model's features of {int(broken.sum())} of {len(features)} images are infinite or NaN, row {first} "
+            "first: it has diverged, or its weights are damaged"
+        )
+
+
+def labelled_rows(table: FeatureTable) -> FeatureTable:
+    """The rows of a table that have a label; the table itself, still memory-mapped, when all have one."""
+    known = table.labels >= 0
+    if bool(known.all()):
+        return table
+    return FeatureTable(table.sample_ids[known], table.features[known], table.labels[known])
 
 
 def gather_table(parts: Sequence[tuple[torch.Tensor, ...]], *, device: torch.device | str) -> tuple[torch.Tensor, ...]:

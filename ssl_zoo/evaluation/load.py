@@ -1,10 +1,11 @@
-"""Loads what is to be evaluated: the model of a run, of a folder or of a repository on the Hub."""
+"""Loads what is to be evaluated: the model of a run or folder, a repository on the Hub, or a name of timm's."""
 
 import copy
 import re
 from pathlib import Path
 from typing import Any
 
+import timm
 import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
@@ -16,22 +17,25 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForPreTraining,
+    PreTrainedModel,
+    TimmWrapperModel,
+)
 
-from ssl_zoo.data.views import EvalView
-from ssl_zoo.evaluation.features import Encoder
 from ssl_zoo.models.registry import method_names
 
 
 __all__ = [
+    "Backbone",
     "ModelLoadError",
     "create_untrained",
-    "encoder",
     "find_file",
+    "load_auto",
     "load_backbone",
     "load_pretraining_model",
-    "model_view",
-    "view_size",
 ]
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -42,22 +46,26 @@ class ModelLoadError(ValueError):
 
 
 def load_backbone(name: str, *, revision: str | None = None) -> PreTrainedModel:
-    """Load the feature extractor of a run, a folder or a repository, in evaluation mode on the CPU.
+    """Load a feature extractor, in evaluation mode on the CPU.
 
     Args:
-        name: Folder of a run (its `model/` is taken), a folder with a `config.json` such as a checkpoint, or a
-            repository on the Hub (`org/name`).
+        name: Folder of a run (its `model/` is taken), a folder with a `config.json` such as a checkpoint, a repository
+            on the Hub (`org/name`) with a vision model of ours, of timm's or of transformers', or the name of a timm
+            model with pretrained weights (`resnet50.a1_in1k`, or `resnet50` for timm's default weights).
         revision: Commit, branch or tag on the Hub.
 
     Returns:
-        `PreTrainedModel`: its output has a `pooler_output`.
+        `PreTrainedModel`: [`Backbone`] makes features of images with it.
 
     Raises:
         ModelLoadError: If there is no such model, or it can't be read.
     """
-    model: PreTrainedModel = _load(AutoModel, name, revision)
+    model, info = load_auto(AutoModel, name, revision, output_loading_info=True)
+    # Of many checkpoints transformers makes up the pooling layer: a random one must not be evaluated.
+    model.config.ssl_zoo_random_pooler = any("pooler" in key for key in info["missing_keys"])
     model.eval()
-    return model
+    found: PreTrainedModel = model
+    return found
 
 
 def load_pretraining_model(name: str, *, revision: str | None = None) -> PreTrainedModel | None:
@@ -73,10 +81,10 @@ def load_pretraining_model(name: str, *, revision: str | None = None) -> PreTrai
     Raises:
         ModelLoadError: If there is no such model, or it can't be read.
     """
-    config = _load(AutoConfig, name, revision)
+    config = load_auto(AutoConfig, name, revision)
     if config.model_type not in method_names():
         return None
-    model, info = _load(AutoModelForPreTraining, name, revision, output_loading_info=True)
+    model, info = load_auto(AutoModelForPreTraining, name, revision, output_loading_info=True)
     complete = all(key.startswith(f"{model.base_model_prefix}.") for key in info["missing_keys"])
     return model.eval() if complete else None
 
@@ -94,49 +102,47 @@ def create_untrained(model: PreTrainedModel, *, seed: int) -> PreTrainedModel:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         untrained = type(model)(copy.deepcopy(model.config))
+        if isinstance(model, TimmWrapperModel):  # transformers redraws timm's own first weights
+            config = model.config
+            fresh = timm.create_model(config.architecture, num_classes=0, **(config.model_args or {}))
+            untrained.get_submodule("timm_model").load_state_dict(fresh.state_dict())
     untrained.eval()
     return untrained
 
 
-def encoder(model: PreTrainedModel) -> Encoder:
-    """Wrap a model from `load_backbone` as a function from images to pooled features."""
+class Backbone(torch.nn.Module):
+    """A model from `load_backbone` as a function from images `(batch, 3, height, width)` to features `(batch, width)`.
 
-    def encode(images: torch.Tensor) -> torch.Tensor:
-        features: torch.Tensor = model(pixel_values=images).pooler_output
-        return features
+    The features are the model's own pooled output. A transformers model that has none, or whose pooling layer the
+    checkpoint doesn't hold, gives its class token, or the mean over positions where there is none.
 
-    return encode
-
-
-def model_view(model: PreTrainedModel) -> EvalView:
-    """How the model's own configuration wants its images prepared.
-
-    Raises:
-        ModelLoadError: If the configuration doesn't say.
+    Args:
+        model (`PreTrainedModel`): Its parameters are this module's.
     """
-    config = _preparation(model)
-    return EvalView(
-        view_size(model),
-        mean=config["mean"],
-        std=config["std"],
-        crop_pct=float(config.get("crop_pct") or 0.875),
-        interpolation=str(config.get("interpolation") or "bicubic"),
-    )
 
+    def __init__(self, model: PreTrainedModel) -> None:
+        super().__init__()
+        self.model = model
+        self._random_pooler = bool(getattr(model.config, "ssl_zoo_random_pooler", False))
 
-def view_size(model: PreTrainedModel) -> int:
-    """Side in pixels of the images that the model's own configuration wants."""
-    return int(_preparation(model)["input_size"][-1])
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Features of shape `(batch, width)`."""
+        get_image_features: Any = getattr(self.model, "get_image_features", None)  # of CLIP and its kin
+        if get_image_features is not None:
+            found = get_image_features(pixel_values=images)
+            features = found if isinstance(found, torch.Tensor) else found.pooler_output
+        else:
+            output = self.model(pixel_values=images)
+            pooled = None if self._random_pooler else getattr(output, "pooler_output", None)
+            features = pooled if pooled is not None else self._pool(output.last_hidden_state)
+        embeddings: torch.Tensor = features.flatten(1)
+        return embeddings
 
-
-def _preparation(model: PreTrainedModel) -> dict[str, Any]:
-    config: dict[str, Any] = getattr(model.config, "pretrained_cfg", None) or {}
-    missing = [key for key in ("input_size", "mean", "std") if not config.get(key)]
-    if missing:
-        raise ModelLoadError(
-            f"The model's config.json doesn't say how images are prepared: `pretrained_cfg` lacks {', '.join(missing)}"
-        )
-    return config
+    def _pool(self, hidden: torch.Tensor) -> torch.Tensor:
+        if hidden.ndim == 4:
+            return hidden.mean(dim=(2, 3))
+        has_class_token = any(name.endswith("cls_token") for name, _ in self.model.named_parameters())
+        return hidden[:, 0] if has_class_token else hidden.mean(dim=1)
 
 
 def find_file(name: str, file: str, *, revision: str | None = None) -> Path | None:
@@ -167,7 +173,8 @@ def find_file(name: str, file: str, *, revision: str | None = None) -> Path | No
         raise _hub_error(place, error) from error
 
 
-def _load(auto_class: Any, name: str, revision: str | None, **options: Any) -> Any:
+def load_auto(auto_class: Any, name: str, revision: str | None, **options: Any) -> Any:
+    """Call `from_pretrained` of one of transformers' Auto classes; what goes wrong becomes a `ModelLoadError`."""
     place = _locate(name)
     if isinstance(place, str):
         options["revision"] = revision or "main"
@@ -195,8 +202,19 @@ def _locate(name: str) -> Path | str:
         raise ModelLoadError(
             f"'{name}' holds no model: expected a run's folder with `model/`, or a folder with `config.json`"
         )
+    if "/" not in name and timm.is_model(name):
+        architecture, _, tag = name.partition(".")
+        tags = [other.partition(".")[2] for other in timm.list_pretrained(architecture)]
+        known = timm.get_pretrained_cfg(name) if not tag or tag in tags else None
+        if known is None or not known.hf_hub_id:
+            there = ", ".join(f"{architecture}.{other}" for other in tags) or "none"
+            raise ModelLoadError(f"timm has no pretrained weights '{name}' on the Hub; of this architecture: {there}")
+        return str(known.hf_hub_id)
     if not _HUB_ID.fullmatch(name):
-        raise ModelLoadError(f"There is no folder '{name}', and a repository on the Hub has the form org/name")
+        raise ModelLoadError(
+            f"There is no folder '{name}', timm knows no model of this name, and a repository on the Hub has the form "
+            "org/name"
+        )
     return name
 
 

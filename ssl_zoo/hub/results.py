@@ -8,15 +8,14 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
+from ssl_zoo.evaluation.results import METRICS, telling_parameters
+
 
 SUBJECTS = {"trained": "this model", "random_init": "random init", "raw_pixels": "raw pixels"}
 NOT_MEASURED = "not measured"
 
-_METRICS = {
-    "knn_top1": ("accuracy", "k-NN top-1 accuracy"),
-    "nmi": ("nmi", "NMI of the pseudo-labels"),
-    "ari": ("ari", "ARI of the pseudo-labels"),
-}
+# What the Hub calls a metric, where that isn't our name.
+_HUB_METRICS = {name: "accuracy" for name in ("knn_top1", "linear_top1", "logistic_top1", "finetune_top1")}
 
 
 @dataclass
@@ -38,7 +37,7 @@ class Row:
     @property
     def title(self) -> str:
         """What readers call the metric."""
-        return _METRICS.get(self.metric, (self.metric, self.metric))[1]
+        return METRICS.get(self.metric, self.metric)
 
     def value(self, subject: str) -> str:
         """Format the value of a subject: a number, mean and standard deviation over seeds, or that there is none."""
@@ -85,7 +84,8 @@ def render_table(rows: list[Row]) -> str:
         "|---|---|---|" + "---|" * len(SUBJECTS),
     ]
     for row in rows:
-        protocol = ", ".join(f"{name} {value}" for name, value in row.protocol.items() if name != "name")
+        parameters = telling_parameters(row.protocol) if row.protocol.get("name") != "knn" else row.protocol
+        protocol = ", ".join(f"{name} {value}" for name, value in parameters.items() if name != "name")
         cells = [row.title, protocol or "-", describe_data(row.data), *(row.value(subject) for subject in SUBJECTS)]
         lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
@@ -121,7 +121,7 @@ def to_model_index(rows: list[Row]) -> list[EvalResult]:
                 dataset_split=data.get("test_split"),
                 dataset_revision=data.get("revision"),
                 dataset_args=_known({key: data.get(key) for key in ("train_split", "num_train", "num_test")}),
-                metric_type=_METRICS.get(row.metric, (row.metric, row.metric))[0],
+                metric_type=_HUB_METRICS.get(row.metric, row.metric),
                 metric_name=row.title,
                 metric_value=lines[0]["value"] if len(lines) == 1 else row.value("trained"),
                 metric_args=_known(

@@ -16,7 +16,13 @@ from ssl_zoo.training.recipe import Recipe
 
 def fit_model(recipe: Recipe, source: ImageSource) -> tuple[SSLForPreTraining, LabelledSubset | None]:
     """Build the model with the state that the data needs, and choose the images whose label it may learn from."""
-    labelled = choose_labelled(source, recipe.data) if recipe.model_config().learns_from_labels else None
+    learns = recipe.model_config().learns_from_labels
+    if recipe.data.label_table is not None and not learns:
+        raise RecipeError(
+            f"`data.label_table` is '{recipe.data.label_table}', but {recipe.method} as configured learns from no "
+            "labels; remove it, or train `method: supervised` on it"
+        )
+    labelled = choose_labelled(source, recipe.data) if learns else None
     num_classes = labelled.num_classes if labelled else len(source.class_names or []) or None
     num_labelled = len(labelled.ids) if labelled else None
     model = build_model(recipe, num_samples=source.num_rows, num_classes=num_classes, num_labelled=num_labelled)

@@ -1,23 +1,38 @@
 import shutil
 
 import pytest
+import timm
 import torch
 from PIL import Image
+from transformers import (
+    BitImageProcessor,
+    ResNetConfig,
+    ResNetModel,
+    TimmWrapperConfig,
+    TimmWrapperModel,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTModel,
+)
 
 from ssl_zoo.evaluation.load import (
+    Backbone,
     ModelLoadError,
     create_untrained,
-    encoder,
     find_file,
     load_backbone,
     load_pretraining_model,
-    model_view,
-    view_size,
 )
+from ssl_zoo.evaluation.model_view import model_view, view_size
 from ssl_zoo.hub.export import export_repo
 from ssl_zoo.training.build import build_model
 from ssl_zoo.training.recipe import load_recipe
 from tests.evaluation.tiny_run import write_run
+
+
+def encoder(model):
+    """Its features, without gradients."""
+    return torch.no_grad()(Backbone(model).eval())
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +123,77 @@ def test_a_published_repository_loads_like_the_run(run, tmp_path):
     torch.testing.assert_close(load_pretraining_model(str(repo)).pseudo_labels(images), expected)
     assert find_file(str(repo), "recipe.yaml") == repo / "recipe.yaml"
     assert find_file(str(repo), "metrics.jsonl") == repo / "metrics.jsonl"
+
+
+IMAGES = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_timm_model_gives_timms_features_and_view(tmp_path):
+    args = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}
+    preparation = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.25] * 3, "crop_pct": 0.8}
+    config = TimmWrapperConfig(architecture="resnet18", model_args=args, pretrained_cfg=preparation)
+    saved = TimmWrapperModel(config)
+    saved.save_pretrained(tmp_path / "timm")
+    model = load_backbone(str(tmp_path / "timm"))
+    bare = timm.create_model("resnet18", num_classes=0, **args).eval()
+    bare.load_state_dict(saved.timm_model.state_dict())
+    assert torch.equal(encoder(model)(IMAGES), bare(IMAGES))
+    view = model_view(model, str(tmp_path / "timm"))
+    assert (view.size, view.mean, view.identity.split("/")[1]) == (32, (0.5, 0.5, 0.5), "40")
+    assert load_pretraining_model(str(tmp_path / "timm")) is None
+
+
+def test_an_untrained_timm_model_has_timms_first_weights(tmp_path):
+    args = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}
+    model = TimmWrapperModel(TimmWrapperConfig(architecture="resnet18", model_args=args)).eval()
+    untrained = create_untrained(model, seed=3)
+    # transformers' own redrawing has a standard deviation of 0.02, and sets the last norm of each block to 1.
+    assert float(untrained.timm_model.conv1.weight.std()) == pytest.approx((2 / (64 * 49)) ** 0.5, rel=0.02)
+    assert float(untrained.timm_model.layer1[0].bn2.weight.abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("with_pooler", [True, False])
+def test_a_transformers_model_gives_its_pooled_output_or_its_class_token(tmp_path, with_pooler):
+    """Of a checkpoint without the pooling layer transformers makes up a random one: it must not be evaluated."""
+    config = ViTConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        image_size=32,
+        patch_size=16,
+    )
+    saved = ViTModel(config, add_pooling_layer=with_pooler).eval()
+    saved.save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}, resample=2).save_pretrained(tmp_path / "vit")
+    model = load_backbone(str(tmp_path / "vit"))
+    with torch.no_grad():
+        output = saved(IMAGES)
+    expected = output.pooler_output if with_pooler else output.last_hidden_state[:, 0]
+    torch.testing.assert_close(encoder(model)(IMAGES), expected)
+    view = model_view(model, str(tmp_path / "vit"))
+    assert (view.size, view.mean, view.interpolation) == (32, (0.5, 0.5, 0.5), "bilinear")
+
+
+def test_a_convolutional_model_and_a_centre_crop(tmp_path):
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    saved = ResNetModel(config).eval()
+    saved.save_pretrained(tmp_path / "resnet")
+    BitImageProcessor(size={"shortest_edge": 40}, crop_size={"height": 32, "width": 32}).save_pretrained(
+        tmp_path / "resnet"
+    )
+    features = encoder(load_backbone(str(tmp_path / "resnet")))(IMAGES)
+    assert features.shape == (2, 16)
+    with torch.no_grad():
+        torch.testing.assert_close(features, saved(IMAGES).last_hidden_state.mean(dim=(2, 3)))
+    view = model_view(load_backbone(str(tmp_path / "resnet")), str(tmp_path / "resnet"))
+    assert (view.size, view.identity.split("/")[1]) == (32, "40")
+
+
+def test_a_name_of_timm_is_looked_for_on_the_hub_under_its_tag():
+    with pytest.raises(ModelLoadError, match=r"'timm/resnet18.a1_in1k' can't be loaded from the Hub"):
+        load_backbone("resnet18.a1_in1k")
+    with pytest.raises(ModelLoadError, match=r"'timm/resnet18\.\w+' can't be loaded from the Hub"):
+        load_backbone("resnet18")
+    with pytest.raises(ModelLoadError, match=r"no pretrained weights 'resnet18.never' .*: .*a1_in1k"):
+        load_backbone("resnet18.never")

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from ssl_zoo.data.source import DataConfig, open_source
-from ssl_zoo.evaluation.picture import choose_clusters, read_images, save_cluster_picture
+from ssl_zoo.evaluation.pictures.clusters import choose_clusters, read_images, save_cluster_picture
 from tests.data.tiny_sets import UNEVEN, row_image, write_parquet
 
 

@@ -57,11 +57,33 @@ def test_the_table():
         ),
     ]
     assert render_results(results).splitlines() == [
-        "pets: 4 images of 'test', neighbours from 9 of 'train'",
+        "pets: 4 images of 'test', learned from 9 of 'train'",
         "",
-        "            k-NN top-1 (k=20)  k-NN top-1 (k=1)    NMI",
-        "------------------------------------------------------",
-        "raw pixels            30.00 %                 -      -",
-        "trained               61.23 %           50.00 %  0.457",
+        "                   raw pixels  trained",
+        "--------------------------------------",
+        "k-NN top-1 (k=20)     30.00 %  61.23 %",
+        "k-NN top-1 (k=1)            -  50.00 %",
+        "NMI                         -    0.457",
     ]
     assert render_results([]) == "No results."
+
+
+def test_every_data_set_has_a_table_of_its_own():
+    other = replace(
+        RESULT,
+        metric="logistic_voc_map",
+        protocol={"name": "logistic"},
+        data={**RESULT.data, "path": "voc"},
+        value=0.5,
+    )
+    tables = render_results([RESULT, other]).split("\n\n")
+    assert [table.splitlines()[0].partition(":")[0] for table in tables[::2]] == ["pets", "voc"]
+    assert "logistic, mAP  50.00 %" in tables[3]
+
+
+def test_lines_of_before_there_were_intervals_are_read(tmp_path):
+    append_results(tmp_path / "results.jsonl", [RESULT])
+    line = json.loads((tmp_path / "results.jsonl").read_text())
+    old = {name: value for name, value in line.items() if name not in ("interval", "details")}
+    (tmp_path / "results.jsonl").write_text(json.dumps(old) + "\n")
+    assert read_results(tmp_path / "results.jsonl") == [RESULT]

@@ -1,0 +1,1 @@
+"""Pictures of runs, clusters, spectra and comparisons."""

@@ -1,0 +1,1 @@
+"""The protocols by name, their parameters, and the training that some of them need."""

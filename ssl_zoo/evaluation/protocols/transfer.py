@@ -1,0 +1,107 @@
+"""Transfer: logistic regression on frozen features of the data sets of the papers, one after the other."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+
+from ssl_zoo.data.errors import DataError
+from ssl_zoo.data.source import DataConfig, ImageSource, open_source
+from ssl_zoo.evaluation.features import Reading
+from ssl_zoo.evaluation.frozen.rows import Table
+from ssl_zoo.evaluation.protocols.classifiers import logistic_results
+from ssl_zoo.evaluation.protocols.evaluation import Evaluation
+from ssl_zoo.evaluation.protocols.settings import ProtocolSettings
+from ssl_zoo.evaluation.protocols.suite import TRANSFER_SUITE, TransferTask
+from ssl_zoo.evaluation.results import Result
+from ssl_zoo.evaluation.store import FeatureStore
+from ssl_zoo.evaluation.subject import Subject
+
+
+__all__ = ["evaluate_suite"]
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_suite(
+    subject: Subject,
+    *,
+    store: FeatureStore,
+    reading: Reading,
+    settings: ProtocolSettings,
+    keep: Callable[[list[Result]], None],
+    tasks: Sequence[TransferTask] = TRANSFER_SUITE,
+) -> dict[str, str]:
+    """Measure a subject on every task that can be had.
+
+    Args:
+        subject ([`Subject`]): Who is measured.
+        store ([`FeatureStore`]): Keeps features.
+        reading ([`Reading`]): How images are read.
+        settings ([`ProtocolSettings`]): The parameters of `logistic` are used.
+        keep (`Callable`): Is given the result of each task as soon as it is there.
+        tasks (`Sequence[TransferTask]`): The data sets.
+
+    Returns:
+        `dict[str, str]`: name of each task that couldn't be had -> why.
+    """
+    missing = {}
+    for task in tasks:
+        start = time.perf_counter()
+        try:
+            sources = [_open(task, split, reading) for split in (task.train_split, task.test_split)]
+            validation = _open(task, task.validation_split, reading) if task.validation_split else None
+            _compare_sizes(task, sources, validation)
+            evaluation = Evaluation(
+                subject,
+                data=DataConfig(path=task.path, name=task.config_name),
+                train=sources[0],
+                test=sources[1],
+                validation=validation,
+                store=store,
+                reading=reading,
+                settings=settings,
+            )
+            tables = [_table(evaluation, source) for source in (*sources, *([validation] if validation else []))]
+        except DataError as error:
+            missing[task.name] = str(error)
+            logger.warning("%s is left out: %s", task.name, error)
+            continue
+        results = logistic_results(evaluation, tables, metric=task.metric, start=start, description=task.name)
+        keep([replace(result, protocol={**result.protocol, "task": task.name}) for result in results])
+    return missing
+
+
+def _open(task: TransferTask, split: str, reading: Reading) -> ImageSource:
+    return open_source(
+        DataConfig(
+            path=task.path,
+            name=task.config_name,
+            split=split,
+            image_column=task.image_column,
+            label_column=task.label_column,
+            num_workers=reading.num_workers,
+        )
+    )
+
+
+def _table(evaluation: Evaluation, source: ImageSource) -> Table:
+    """Features, and labels from the column: class numbers, or a row of 0 and 1."""
+    found = evaluation.features(source)
+    return found.features, torch.from_numpy(source.read_labels())[found.sample_ids]
+
+
+def _compare_sizes(task: TransferTask, sources: Sequence[ImageSource], validation: ImageSource | None) -> None:
+    found = (sources[0].num_rows + (validation.num_rows if validation else 0), sources[1].num_rows)
+    if found != (task.num_train, task.num_test):
+        logger.warning(
+            "%s: '%s' has %d images to learn from and %d to test on, the published data set %d and %d%s",
+            task.name,
+            task.path,
+            *found,
+            task.num_train,
+            task.num_test,
+            f" ({task.note})" if task.note else "",
+        )

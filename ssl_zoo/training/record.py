@@ -15,6 +15,7 @@ __all__ = ["record_results", "recorded_lines"]
 _FREE = {
     "data.path",
     "data.num_workers",
+    "data.label_table",  # a place, too
     *(f"train.{name}" for name in ("seed", "output_dir", "resume", "keep_checkpoints", "log_every_steps")),
     *(f"train.{name}" for name in ("checkpoint_every_steps", "trackers", "num_processes", "trace")),
 }

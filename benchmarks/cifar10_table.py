@@ -13,6 +13,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from ssl_zoo.evaluation.results import read_results
+from ssl_zoo.training.record import recorded_lines
+
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -85,15 +88,22 @@ def call(script: str, *words: str) -> None:
     subprocess.run([sys.executable, script, *words], cwd=ROOT, env=environment, check=True)
 
 
-def record(runs: dict[str, list[Path]]) -> None:
+def record(runs: dict[str, list[Path]], data: str) -> None:
     """Write what was measured where it is read."""
     rivals = {}
     for name, folders in runs.items():
         if name in RECIPES:
             call("recipes/record.py", f"recipes/{RECIPES[name]}", *map(str, folders))
         else:
-            lines = [json.loads(line) for run in folders for line in (run / "results.jsonl").open(encoding="utf-8")]
-            rivals[name] = {"title": RIVALS[name][0], "recipe": RIVALS[name][1], "results": lines}
+            title, recipe, more, seeds = RIVALS[name]
+            words = ["python benchmarks/rivals.py", name.removeprefix("lightly_"), f"recipes/{recipe}", name, *more]
+            command = " ".join([*words, f"data.path={Path(data).name}"])
+            lines = [
+                line
+                for seed, run in zip(seeds, folders, strict=True)
+                for line in recorded_lines(read_results(run / "results.jsonl"), 20, f"{command} train.seed={seed}")
+            ]
+            rivals[name] = {"title": title, "results": lines}
     if rivals:
         text = json.dumps(rivals, indent=1)
         (ROOT / "benchmarks" / "rivals.json").write_text(text + "\n", encoding="utf-8")
@@ -117,7 +127,7 @@ def main() -> None:
             evaluate(name, seed, run)
             runs.setdefault(name, []).append(run)
     if arguments.record:
-        record(runs)
+        record(runs, arguments.data)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def record_results(recipe_file: Path, runs: Sequence[Path]) -> None:
         results = read_results(run / "results.jsonl")
         if not results:
             raise RecipeError(f"'{run}' has no results: evaluate it with recipes/evaluate.py {run} --baselines")
-        words = [f"{name}={changed[name]}" for name in _SHOWN_IN_COMMAND if name in changed]
+        words = [f"{name}={_without_place(changed[name])}" for name in _SHOWN_IN_COMMAND if name in changed]
         command = " ".join(["accelerate launch recipes/train.py", _place(recipe_file), *words])
         lines += [json.dumps(line) for line in recorded_lines(results, recipe.evaluation.k, command)]
     unique = list(dict.fromkeys(lines))  # raw pixels are the same for every seed
@@ -77,6 +77,11 @@ def recorded_lines(results: Sequence[Result], k: int, command: str) -> list[dict
             line["command"] = command
         lines.append(line)
     return lines
+
+
+def _without_place(value: Any) -> Any:
+    """Of a folder outside the working folder only the name: where it is means nothing elsewhere."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
 
 
 def _place(recipe_file: Path) -> str:

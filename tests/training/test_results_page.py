@@ -62,7 +62,9 @@ def recorded(tmp_path):
             replace(RESULT, seed=seed, metric="finetune_top1", protocol=FINETUNED, value=0.25),
             replace(RESULT, seed=seed, metric="finetune_top1", protocol={**FINETUNED, "share": 0.1}, value=0.75),
         ]
-        runs.append(write_run(tmp_path / f"run{seed}", recipe, [f"train.seed={seed}", "data.path=pets"], results))
+        runs.append(
+            write_run(tmp_path / f"run{seed}", recipe, [f"train.seed={seed}", "data.path=/somewhere/pets"], results)
+        )
     record_results(recipe, runs)
     return recipe
 

@@ -109,7 +109,7 @@ def read_data(arguments: argparse.Namespace, recipe: Recipe | None) -> DataConfi
         "max_rows": arguments.max_rows,
     }
     # Labels that the method was allowed to learn from are no matter here.
-    whole = replace(data, max_rows=None, labelled_share=1.0, labelled_ids=None)
+    whole = replace(data, max_rows=None, labelled_share=1.0, labelled_ids=None, label_table=None)
     return replace(whole, **{name: value for name, value in said.items() if value is not None})
 
 

@@ -8,6 +8,7 @@ import datasets
 import pytest
 
 from ssl_zoo.evaluation.results import read_results
+from ssl_zoo.training.recipe import load_recipe
 from tests.data.tiny_sets import UNEVEN, row_image, write_parquet
 from tests.evaluation.tiny_run import write_run
 
@@ -143,3 +144,14 @@ def test_errors_are_sentences(root, run, arguments, message, tmp_path, monkeypat
 def write_split(folder, split, columns, features):
     folder.mkdir(exist_ok=True)
     datasets.Dataset.from_dict(columns, features=features).to_parquet(folder / f"{split}.parquet")
+
+
+def test_what_the_method_learned_from_is_no_matter_for_its_evaluation(root, run, monkeypatch):
+    """Pseudo-labels or a share of the labels were for training: fine-tuning and probes learn the data's classes."""
+    monkeypatch.setattr(sys, "argv", ["evaluate.py", str(run)])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    script = runpy.run_path(str(root / "recipes" / "evaluate.py"), run_name="script")
+    recipe = load_recipe(run / "recipe.yaml", ["data.label_table=labels.parquet", "data.max_rows=7"])
+    data = script["read_data"](script["parse_arguments"](), recipe)
+    assert (data.label_table, data.labelled_share, data.labelled_ids, data.max_rows) == (None, 1.0, None, None)
+    assert data.path == recipe.data.path

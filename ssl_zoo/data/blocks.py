@@ -1,8 +1,6 @@
 """Images in blocks of fixed rows: what is computed of a block doesn't depend on who reads it or what came before."""
 
 import random
-import signal
-import sys
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -14,13 +12,11 @@ from ssl_zoo.data.batch import Batch
 from ssl_zoo.data.decode import CorruptImageError, decode_image
 from ssl_zoo.data.order import StreamOrder
 from ssl_zoo.data.source import ImageSource, Row
+from ssl_zoo.data.stream import worker_loader
 from ssl_zoo.data.views import ImageTransform, Pixels
 
 
 __all__ = ["BlockBatch", "num_blocks", "read_blocks"]
-
-# As for the loaders of training: workers open their files themselves and use no GPU.
-_FAST_START = "fork" if sys.platform == "linux" else None
 
 
 class BlockBatch(NamedTuple):
@@ -66,19 +62,8 @@ def read_blocks(
         batch_size (`int`): Images per batch at most.
         num_workers (`int`): Loader processes; 0 reads in this one.
     """
-    return DataLoader(
-        _BlockStream(source, transform, blocks, block_rows=block_rows, batch_size=batch_size),
-        batch_size=None,
-        num_workers=num_workers,
-        multiprocessing_context=_FAST_START if num_workers > 0 else None,
-        generator=torch.Generator(),
-        worker_init_fn=_obey_parent_only if num_workers > 0 else None,
-    )
-
-
-def _obey_parent_only(worker: int) -> None:
-    """Leave Ctrl-C, which reaches all processes, to the one that asked for the images."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stream = _BlockStream(source, transform, blocks, block_rows=block_rows, batch_size=batch_size)
+    return worker_loader(stream, num_workers=num_workers)
 
 
 class _BlockStream(IterableDataset[BlockBatch]):

@@ -8,6 +8,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +23,9 @@ from ssl_zoo.data.source import ImageSource, Row
 from ssl_zoo.data.views import ImageTransform, Pixels
 
 
-__all__ = ["Batch", "CorruptCounter", "ReadPosition", "ViewStream", "iterate_once", "make_loader", "obey_parent_only"]
+__all__ = ["Batch", "CorruptCounter", "ReadPosition", "ViewStream", "iterate_once", "make_loader", "worker_loader"]
+
+T = TypeVar("T")
 
 _MIN_ROWS_TO_CALL_SORTED = 100
 # Workers open their files themselves and use no GPU, so forking is safe, and saves each the imports (10 s and more).
@@ -204,6 +207,16 @@ def make_loader(
         support=support,
         first_batch=first_batch,
     )
+    return worker_loader(stream, num_workers=num_workers)
+
+
+def worker_loader(stream: IterableDataset[T], *, num_workers: int) -> DataLoader[T]:
+    """A loader of the batches that a stream makes; its workers leave signals to the process that uses them.
+
+    Args:
+        stream (`IterableDataset`): Yields whole batches, a share of them in each worker.
+        num_workers (`int`): Loader processes; 0 reads in this one.
+    """
     return DataLoader(
         stream,
         batch_size=None,
@@ -212,11 +225,11 @@ def make_loader(
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
-        worker_init_fn=obey_parent_only if num_workers > 0 else None,
+        worker_init_fn=_obey_parent_only if num_workers > 0 else None,
     )
 
 
-def obey_parent_only(worker: int) -> None:
+def _obey_parent_only(worker: int) -> None:
     """Leave SIGTERM and SIGINT, which reach the whole process group, to the process that trains.
 
     It finishes its step, saves, and ends its workers; they must still obey *its* SIGTERM, by which Python ends them

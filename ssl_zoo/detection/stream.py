@@ -2,7 +2,6 @@
 
 import logging
 import random
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from ssl_zoo.data.batch import ReadPosition
 from ssl_zoo.data.decode import CorruptImageError, decode_image
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.order import StreamOrder
-from ssl_zoo.data.stream import obey_parent_only
+from ssl_zoo.data.stream import worker_loader
 from ssl_zoo.detection.boxes import ImageBoxes, flip_boxes, read_boxes
 from ssl_zoo.detection.source import DetectionRow, DetectionSource
 
@@ -205,17 +204,7 @@ class DetectionStream(IterableDataset[DetectionBatch]):
 
 def make_detection_loader(stream: DetectionStream, *, num_workers: int) -> DataLoader[DetectionBatch]:
     """A loader of `DetectionBatch`es; it doesn't touch the global random state."""
-    return DataLoader(
-        stream,
-        batch_size=None,
-        num_workers=num_workers,
-        # Workers open their files themselves and use no GPU, so forking is safe, and saves each the imports.
-        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-        generator=torch.Generator(),
-        worker_init_fn=obey_parent_only if num_workers else None,
-    )
+    return worker_loader(stream, num_workers=num_workers)
 
 
 class BoxCounter:

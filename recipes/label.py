@@ -19,7 +19,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from ssl_zoo.data.label_table import data_name, describe_data
 from ssl_zoo.data.source import DataConfig, DataError, open_source
-from ssl_zoo.evaluation.labels.heads import LabelError, weights_sha256
+from ssl_zoo.evaluation.fingerprint import weights_sha256
+from ssl_zoo.evaluation.labels.heads import LabelError
 from ssl_zoo.evaluation.labels.push import push_labels
 from ssl_zoo.evaluation.labels.writer import Labelling, label_images
 from ssl_zoo.evaluation.load import ModelLoadError, find_file, load_pretraining_model

@@ -19,7 +19,7 @@ from ssl_zoo.data.source import ImageSource
 from ssl_zoo.detection.config import DetectionConfig
 from ssl_zoo.detection.source import DetectionSource
 from ssl_zoo.detection.stream import BoxCounter, DetectionBatch, DetectionStream, make_detection_loader
-from ssl_zoo.functional.distributed import broadcast_
+from ssl_zoo.functional.distributed import broadcast_running_statistics_
 from ssl_zoo.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from ssl_zoo.training.log import RunLog
 from ssl_zoo.training.stop import StopSignals
@@ -145,14 +145,14 @@ def train_detector(
             asked = torch.tensor([float(signals.received is not None)], device=accelerator.device)
             stop = bool(accelerator.reduce(asked, "sum") > 0) or step == options.max_steps
             if stop or step % options.checkpoint_every == 0 or step == config.steps:
-                _share_statistics(core)
+                broadcast_running_statistics_(core)
                 own = position.state_dict()
                 save_checkpoint(accelerator, run / "checkpoints", step, own, extra={}, keep=2)
             if stop and step < config.steps:
                 raise TrainingStopped(
                     f"stopped after step {step} of {config.steps}; the same command goes on from there"
                 )
-    _share_statistics(core)
+    broadcast_running_statistics_(core)
     return cast(FasterRCNN, core)
 
 
@@ -247,10 +247,3 @@ def _to_device(
     images = [image.to(device, non_blocking=True).float() / 255 for image in batch.images]
     targets = [{"boxes": boxes.boxes.to(device), "labels": boxes.labels.to(device) + 1} for boxes in batch.boxes]
     return images, targets
-
-
-def _share_statistics(core: nn.Module) -> None:
-    """Give every process the main one's running statistics of batch norm; they drift apart without SyncBatchNorm."""
-    for name, buffer in core.named_buffers():
-        if name.endswith(("running_mean", "running_var", "num_batches_tracked")):
-            broadcast_(buffer)

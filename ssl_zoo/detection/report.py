@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Literal
 
+from ssl_zoo.data.label_table import data_name
 from ssl_zoo.detection.coco import DetectionScores, DetectionTable
 from ssl_zoo.detection.picture import choose_images, save_detections_picture
 from ssl_zoo.detection.source import DetectionSource
@@ -16,15 +17,10 @@ __all__ = ["describe_detection_data", "draw_detections", "make_results", "render
 
 def describe_detection_data(train: DetectionSource, test: DetectionSource) -> dict[str, Any]:
     """What identifies the data of a result; of a local folder only its name."""
-
-    def name(path: str) -> str:
-        folder = Path(path).expanduser()
-        return folder.resolve().name if folder.is_dir() else path
-
     return {
-        "path": name(test.parts[0].path),
+        "path": data_name(test.parts[0].path),
         "revision": test.parts[0].revision,
-        "train_path": " + ".join(name(part.path) for part in train.parts),
+        "train_path": " + ".join(data_name(part.path) for part in train.parts),
         "train_revision": " + ".join(str(part.revision) for part in train.parts),
         "train_split": " + ".join(part.split for part in train.parts),
         "test_split": test.parts[0].split,
@@ -56,6 +52,7 @@ def make_results(
         `list[Result]`: metrics `detection_ap`, `detection_ap50`, `detection_ap75`, by size where such objects exist,
         and `detection_voc_...`.
     """
+    provenance: dict[str, Any] = {"commit": commit(), "versions": versions(), "command": command()}
     return [
         Result(
             metric=f"detection_{name}",
@@ -65,10 +62,8 @@ def make_results(
             data=data,
             seed=seed,
             images_seen=None,  # of pretraining: the model's own record says
-            commit=commit(),
-            versions=versions(),
             wall_seconds=wall_seconds,
-            command=command(),
+            **provenance,
         )
         for name, value in dataclasses.asdict(scores).items()
         if value is not None

@@ -1,6 +1,7 @@
 """Loads what is to be evaluated: the model of a run or folder, a repository on the Hub, or a name of timm's."""
 
 import copy
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,14 @@ class Backbone(torch.nn.Module):
         super().__init__()
         self.model = model
         self._random_pooler = bool(getattr(model.config, "ssl_zoo_random_pooler", False))
+
+    @property
+    def configuration(self) -> str:
+        """What its features follow from besides the weights; not where it was loaded from, or by which version."""
+        config = self.model.config.to_dict()
+        for name in ("_name_or_path", "transformers_version"):
+            config.pop(name, None)
+        return json.dumps([type(self.model).__qualname__, config], sort_keys=True, default=str)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Features of shape `(batch, width)`."""

@@ -22,24 +22,14 @@ from ssl_zoo.data.order import StreamOrder
 from ssl_zoo.data.source import ImageSource
 from ssl_zoo.data.views import EvalView
 from ssl_zoo.evaluation.features import Encoder, FeatureTable, Reading, check_finite, evaluation_batches
-from ssl_zoo.functional.distributed import all_gather_objects, rank, world_size
+from ssl_zoo.functional.distributed import all_gather_objects, rank, wait_for_all, world_size
 
 
-__all__ = ["FeatureStore", "fingerprint"]
+__all__ = ["FeatureStore"]
 
 _TO_DO, _DONE, _CORRUPT = range(3)
 _FLUSH_SECONDS = 20.0
 _COPY_ROWS = 4096
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """A text that changes when any weight, buffer or the kind of the model does: SHA-256, 64 hexadecimal digits."""
-    digest = hashlib.sha256(f"{type(model).__module__}.{type(model).__qualname__}".encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        value = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.flatten().view(torch.uint8).numpy() if value.numel() else b"")
-    return digest.hexdigest()
 
 
 class FeatureStore:
@@ -111,8 +101,7 @@ class FeatureStore:
     ) -> None:
         if rank() == 0:
             self._allocate(place, source, width=_width(encode, view, reading))
-        # Everyone waits here for the files.
-        all_gather_objects(None)
+        wait_for_all()  # for the files
         if not all(all_gather_objects((place / "state.npy").is_file())):
             raise DataError(
                 f"The processes don't share the folder of features: '{place.name}' made by the first is not there for "
@@ -143,10 +132,10 @@ class FeatureStore:
             done=int(np.sum(state == _DONE)),
         )
         self._fill(batches, orders, positions, encode, features, labels, state)
-        all_gather_objects(None)  # all rows of all processes are there
+        wait_for_all()  # for the rows
         if rank() == 0:
             self._finish(place, source, reading)
-        all_gather_objects(None)
+        wait_for_all()
 
     def _allocate(self, place: Path, source: ImageSource, *, width: int) -> None:
         """Make the files, unless an interrupted computation left them."""

@@ -11,10 +11,10 @@ from torch import nn
 
 from ssl_zoo.data.views import EvalView, RawPixels
 from ssl_zoo.evaluation.features import Encoder
+from ssl_zoo.evaluation.fingerprint import fingerprint
 from ssl_zoo.evaluation.load import Backbone, create_untrained, load_backbone, load_pretraining_model
 from ssl_zoo.evaluation.model_view import model_view
 from ssl_zoo.evaluation.pseudo_labels import Assigner
-from ssl_zoo.evaluation.store import fingerprint
 
 
 __all__ = ["Subject", "load_subjects"]
@@ -32,7 +32,7 @@ class Subject:
         encode (`Encoder`): Images to features.
         seed: Seed that it was trained or initialised with; `None` where nothing is random.
         images_seen: Images it was trained on, repeats included; `None` if unknown.
-        backbone (`torch.nn.Module`): What `encode` calls and fine-tuning trains; `None` for pixels.
+        backbone ([`Backbone`]): What `encode` calls and fine-tuning trains; `None` for pixels.
         assign (`Assigner`): The method's own pseudo-labels; `None` where it has none.
         num_clusters: Clusters that `assign` knows, empty ones too.
         method: `model_type` of the configuration; `None` for pixels.
@@ -44,7 +44,7 @@ class Subject:
     encode: Encoder
     seed: int | None = None
     images_seen: int | None = None
-    backbone: nn.Module | None = None
+    backbone: Backbone | None = None
     assign: Assigner | None = None
     num_clusters: int | None = None
     method: str | None = None
@@ -53,7 +53,9 @@ class Subject:
     @cached_property
     def identity(self) -> str:
         """A text that changes when its features do, given the view."""
-        return "raw_pixels" if self.backbone is None else fingerprint(self.backbone)
+        if self.backbone is None:
+            return "raw_pixels"
+        return fingerprint(self.backbone, configuration=self.backbone.configuration)
 
     def copy_of_backbone(self) -> nn.Module:
         """A backbone that fine-tuning may change.

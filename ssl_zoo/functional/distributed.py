@@ -19,8 +19,10 @@ __all__ = [
     "all_reduce_sum",
     "all_reduce_sum_",
     "broadcast_",
+    "broadcast_running_statistics_",
     "is_distributed",
     "rank",
+    "wait_for_all",
     "world_size",
 ]
 
@@ -99,6 +101,21 @@ def all_gather_objects(value: T) -> list[T]:
     values: list[T] = [value] * world_size()
     dist.all_gather_object(values, value)
     return values
+
+
+def wait_for_all() -> None:
+    """Go on when every process has come here."""
+    all_gather_objects(None)
+
+
+def broadcast_running_statistics_(module: torch.nn.Module) -> None:
+    """Give every process the main one's running statistics of batch norm, in place; they drift apart in training.
+
+    Other buffers stay as they are.
+    """
+    for name, buffer in module.named_buffers():
+        if name.endswith(("running_mean", "running_var", "num_batches_tracked")):
+            broadcast_(buffer)
 
 
 class _AllReduceSum(torch.autograd.Function):

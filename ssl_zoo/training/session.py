@@ -16,7 +16,7 @@ from ssl_zoo.data.labelled import LabelledSubset
 from ssl_zoo.data.source import open_source
 from ssl_zoo.data.stream import Batch, CorruptCounter, ReadPosition, make_loader
 from ssl_zoo.data.views import MultiView
-from ssl_zoo.functional.distributed import broadcast_
+from ssl_zoo.functional.distributed import broadcast_running_statistics_
 from ssl_zoo.models.modeling_base import SSLForPreTraining
 from ssl_zoo.training.build import create_support, fit_model
 from ssl_zoo.training.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
@@ -111,9 +111,7 @@ class Session:
         Only evaluation reads them, and only the main process's are ever saved. Other state (banks, tables) is the same
         on all processes anyway.
         """
-        for name, buffer in self.core.named_buffers():
-            if name.endswith(("running_mean", "running_var", "num_batches_tracked")):
-                broadcast_(buffer)
+        broadcast_running_statistics_(self.core)
 
     def save_checkpoint(self) -> Path:
         """Write a checkpoint of the current step on all processes; loads as a pretrained model, too."""

@@ -15,6 +15,7 @@ from transformers import (
     ViTModel,
 )
 
+from ssl_zoo.data.views import RawPixels
 from ssl_zoo.evaluation.load import (
     Backbone,
     ModelLoadError,
@@ -24,6 +25,7 @@ from ssl_zoo.evaluation.load import (
     load_pretraining_model,
 )
 from ssl_zoo.evaluation.model_view import model_view, view_size
+from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.hub.export import export_repo
 from ssl_zoo.training.build import build_model
 from ssl_zoo.training.recipe import load_recipe
@@ -197,3 +199,22 @@ def test_a_name_of_timm_is_looked_for_on_the_hub_under_its_tag():
         load_backbone("resnet18")
     with pytest.raises(ModelLoadError, match=r"no pretrained weights 'resnet18.never' .*: .*a1_in1k"):
         load_backbone("resnet18.never")
+
+
+def test_equal_weights_with_another_pooling_are_another_model(tmp_path):
+    """Features are stored under this name: one of them must not be given the other's."""
+    subjects = []
+    for pool in ("avg", "max"):
+        args = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16], "global_pool": pool}
+        torch.manual_seed(0)
+        model = TimmWrapperModel(TimmWrapperConfig(architecture="resnet18", model_args=args)).eval()
+        subjects.append(Subject("trained", RawPixels(32), Backbone(model), backbone=Backbone(model)))
+    weights = [subject.backbone.state_dict() for subject in subjects]
+    assert all(torch.equal(tensor, weights[1][name]) for name, tensor in weights[0].items())
+    images = torch.randn(2, 3, 96, 96)
+    assert not torch.equal(*(encoder(subject.backbone.model)(images) for subject in subjects))
+    assert subjects[0].identity != subjects[1].identity
+    subjects[0].backbone.model.save_pretrained(tmp_path / "elsewhere")
+    again = Backbone(load_backbone(str(tmp_path / "elsewhere")))
+    subjects[0].backbone.model.config.ssl_zoo_random_pooler = False
+    assert again.configuration == subjects[0].backbone.configuration

@@ -11,7 +11,8 @@ from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.source import DataConfig, open_source
 from ssl_zoo.data.views import EvalView, RawPixels
 from ssl_zoo.evaluation.features import Reading, extract_features
-from ssl_zoo.evaluation.store import FeatureStore, fingerprint
+from ssl_zoo.evaluation.fingerprint import fingerprint
+from ssl_zoo.evaluation.store import FeatureStore
 from tests.data.tiny_sets import UNEVEN, write_parquet
 from tests.two_processes import run_in_two_processes
 

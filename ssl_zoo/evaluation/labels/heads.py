@@ -1,6 +1,5 @@
 """What a model with clusters says of images, head by head."""
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 from ssl_zoo.data.label_files import Head
 
 
-__all__ = ["LabelError", "count_clusters", "empty_heads", "join_heads", "read_heads", "weights_sha256"]
+__all__ = ["LabelError", "count_clusters", "empty_heads", "join_heads", "read_heads"]
 
 
 class LabelError(ValueError):
@@ -87,15 +86,3 @@ def join_heads(heads: Sequence[Head]) -> Head:
         return Head(labels, confidence)
     ids, values = (np.concatenate(column) for column in zip(*soft, strict=True))
     return Head(labels, confidence, ids, values)
-
-
-def weights_sha256(model: torch.nn.Module) -> str:
-    """SHA-256 of what a checkpoint of the model holds; buffers that are never saved don't count."""
-    left_out = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if name not in left_out:
-            value = tensor.detach().cpu().contiguous()
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy() if value.numel() else b"")
-    return digest.hexdigest()

@@ -4,19 +4,22 @@ import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ssl_zoo.data.errors import DataError
+from ssl_zoo.data.label_table import data_name
 from ssl_zoo.data.source import DataConfig, ImageSource
 from ssl_zoo.evaluation.features import FeatureTable, Reading, labelled_rows
 from ssl_zoo.evaluation.protocols.settings import ProtocolSettings
+from ssl_zoo.evaluation.pseudo_labels import PseudoLabels, assign_pseudo_labels
 from ssl_zoo.evaluation.results import Result
 from ssl_zoo.evaluation.store import FeatureStore
 from ssl_zoo.evaluation.subject import Subject
-from ssl_zoo.functional.distributed import all_reduce_sum_, is_distributed, rank
+from ssl_zoo.functional.distributed import rank, wait_for_all
 from ssl_zoo.provenance import command, commit, versions
 
 
@@ -81,6 +84,18 @@ class Evaluation:
         sources = [self.train, self.test, *([self.validation] if self.validation else [])]
         return tuple((table.features, table.labels) for table in map(self.labelled, sources))
 
+    @cached_property
+    def pseudo_labels(self) -> PseudoLabels | None:
+        """The method's own pseudo-labels of the test images, the same on every process; `None` where it has none."""
+        assign = self.subject.assign
+        if assign is None:
+            return None
+        return assign_pseudo_labels(assign, self.test, self.subject.view, reading=self.reading)
+
+    @cached_property
+    def _provenance(self) -> dict[str, Any]:
+        return {"commit": commit(), "versions": versions(), "command": command()}
+
     def can(self, protocol: str) -> bool:
         """Whether a protocol says anything of this subject: pixels aren't trained, baselines have no paper."""
         name = self.subject.name
@@ -115,10 +130,8 @@ class Evaluation:
             data=describe_data(self.train if learned else None, self.test),
             seed=self.subject.seed,
             images_seen=self.subject.images_seen,
-            commit=commit(),
-            versions=versions(),
             wall_seconds=round(seconds, 2),
-            command=command(),
+            **self._provenance,
             interval=None if interval is None else [round(bound, 5) for bound in interval],
             details=details,
         )
@@ -138,15 +151,13 @@ def on_main_process() -> Iterator[bool]:
     try:
         yield rank() == 0
     finally:
-        if is_distributed():
-            all_reduce_sum_(torch.zeros(1))
+        wait_for_all()
 
 
 def describe_data(bank: ImageSource | None, test: ImageSource) -> dict[str, Any]:
     """The `data` of a result; of a local folder only its name, as its place means nothing elsewhere."""
-    folder = Path(test.path).expanduser()
     return {
-        "path": folder.resolve().name if folder.is_dir() else test.path,
+        "path": data_name(test.path),
         "revision": test.revision,
         "train_split": bank.split if bank else None,
         "test_split": test.split,

@@ -21,7 +21,7 @@ from ssl_zoo.data.source import DataConfig, ImageSource
 from ssl_zoo.data.stream import make_loader
 from ssl_zoo.data.views import EvalView, ImageTransform, MultiView, ViewsConfig
 from ssl_zoo.evaluation.features import Reading, evaluation_batches
-from ssl_zoo.functional.distributed import all_reduce_sum_, rank, world_size
+from ssl_zoo.functional.distributed import all_reduce_sum_, broadcast_running_statistics_, rank, world_size
 from ssl_zoo.functional.schedules import warmup_cosine
 
 
@@ -158,7 +158,7 @@ def finetune(
             width = backbone(image).shape[1]
         model = _Classifier(backbone, width, num_classes, settings).to(device)
         final_loss = _train(model, train, _crops(view, settings), settings, reading, description)
-    model.eval()
+    broadcast_running_statistics_(model.eval())  # or the processes would test networks that differ
     correct = torch.zeros(3, dtype=torch.int64, device=device)
     batches = evaluation_batches(test, view, **vars(reading), description=f"{description}, {test.split}")
     with torch.no_grad():

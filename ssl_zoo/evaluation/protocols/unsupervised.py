@@ -13,7 +13,7 @@ from ssl_zoo.evaluation.metrics.spectrum import measure_spectrum
 from ssl_zoo.evaluation.pictures.pseudo_labels import draw_clusters
 from ssl_zoo.evaluation.pictures.spectrum import save_spectrum_picture
 from ssl_zoo.evaluation.protocols.evaluation import Evaluation, on_main_process, plain_parameters
-from ssl_zoo.evaluation.pseudo_labels import PseudoLabels, assign_pseudo_labels
+from ssl_zoo.evaluation.pseudo_labels import PseudoLabels
 from ssl_zoo.evaluation.results import Result
 from ssl_zoo.functional.distributed import rank
 
@@ -24,15 +24,13 @@ __all__ = ["clusters", "spectrum"]
 def clusters(evaluation: Evaluation) -> list[Result]:
     """Agreement with the classes of the method's own pseudo-labels, or of k-means on features; a picture of them."""
     start, settings, subject = time.perf_counter(), evaluation.settings.clusters, evaluation.subject
+    found: PseudoLabels | None
     if settings.num_clusters is not None:
         protocol = {"name": "kmeans", **plain_parameters(settings)}
         found = _kmeans(evaluation)
-    elif subject.assign is not None:
-        protocol = {"name": "clusters"}
-        found = assign_pseudo_labels(subject.assign, evaluation.test, subject.view, reading=evaluation.reading)
     else:
-        return []
-    if rank() != 0:
+        protocol, found = {"name": "clusters"}, evaluation.pseudo_labels
+    if found is None or rank() != 0:
         return []
     if evaluation.output is not None and subject.name == "trained":
         draw_clusters(found, evaluation.test, evaluation.output / "clusters.png", subject.title)
@@ -56,7 +54,6 @@ def clusters(evaluation: Evaluation) -> list[Result]:
 
 
 def _kmeans(evaluation: Evaluation) -> PseudoLabels:
-
     settings, device = evaluation.settings.clusters, evaluation.reading.device
     train, test = evaluation.features(evaluation.train), evaluation.features(evaluation.test)
     assert settings.num_clusters is not None
@@ -76,9 +73,7 @@ def spectrum(evaluation: Evaluation) -> list[Result]:
     start, settings, subject = time.perf_counter(), evaluation.settings.spectrum, evaluation.subject
     table = evaluation.features(evaluation.test)
     second_view = _augmented_features(evaluation) if settings.alignment else None
-    assigned = None
-    if subject.assign is not None and subject.num_clusters is not None:
-        assigned = assign_pseudo_labels(subject.assign, evaluation.test, subject.view, reading=evaluation.reading)
+    assigned = evaluation.pseudo_labels
     with on_main_process() as is_main:
         if not is_main:
             return []

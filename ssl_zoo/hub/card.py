@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 
+from ssl_zoo.hub.origin import render_conversion, render_licence, render_training
 from ssl_zoo.hub.privacy import is_local_folder
-from ssl_zoo.hub.results import NOT_MEASURED, Row, collect, render_table, to_model_index
+from ssl_zoo.hub.results import Row, collect, render_earlier, render_table, to_model_index
 from ssl_zoo.hub.usage import render_usage
 from ssl_zoo.models.registry import config_class_of, pretraining_class_of
 
@@ -48,7 +49,7 @@ class Method:
 
 
 def render_card(
-    recipe: dict[str, Any],
+    recipe: dict[str, Any] | None,
     config: dict[str, Any],
     *,
     metrics: list[dict[str, Any]],
@@ -56,77 +57,126 @@ def render_card(
     repo_id: str,
     revision: str | None = None,
     pictures: Sequence[str] = (),
+    conversion: dict[str, Any] | None = None,
+    earlier: Sequence[dict[str, Any]] = (),
 ) -> str:
     """Render the README.md of a published model.
 
     Args:
-        recipe (`dict`): The resolved recipe, free of this machine's paths.
+        recipe (`dict`, *optional*): The resolved recipe, free of this machine's paths; `None` for a converted model.
         config (`dict`): The root `config.json`.
         metrics (`list[dict]`): Lines of `metrics.jsonl`, may be empty.
         results (`list[dict]`): Lines of `results.jsonl`, may be empty: the card then says that nothing was measured.
         repo_id (`str`): Id that the code in the card loads from.
         revision (`str`, *optional*): Branch that the code in the card loads.
         pictures (`Sequence[str]`): Image files of the repository to show, of those in `PICTURES`.
+        conversion (`dict`, *optional*): `conversion.json` of a model that was converted and not trained by us.
+        earlier (`Sequence[dict]`): Lines of `earlier_results.jsonl`: results of weights that this branch held before.
 
     Returns:
         `str`: Metadata and text.
     """
-    method = Method.of(recipe["method"])
-    rows = collect(results, images_seen=metrics[-1].get("images_seen") if metrics else None)
-    data_path = str((recipe.get("data") or {}).get("path", ""))
-    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", data_path) is not None and not is_local_folder(data_path)
-    metadata = ModelCardData(
-        license="apache-2.0",
-        library_name="transformers",
-        pipeline_tag="image-feature-extraction",
-        tags=["ssl_zoo", "self-supervised-learning", "timm", recipe["method"]],
-        datasets=[data_path] if on_hub else None,
-        model_name=repo_id.split("/")[-1] if rows else None,
-        eval_results=to_model_index(rows) or None,
+    folder = recipe["method"] if recipe else (conversion or config)["method"]
+    method = Method.of(folder)
+    settings = config_class_of(folder).from_dict(config)
+    has_clusters = _has_clusters(folder, settings, config)
+    rows = collect(
+        results,
+        images_seen=metrics[-1].get("images_seen") if metrics else None,
+        reported=(conversion or {}).get("reported", ()),
     )
+    name = repo_id.split("/")[-1]
+    before = render_earlier(earlier)
     sections = [
-        f"# {repo_id.split('/')[-1]}",
-        _introduction(method, recipe, config),
-        *(f"![{PICTURES[name]}]({name})" for name in pictures),
+        f"# {name}",
+        _introduction(method, recipe, settings, config, conversion),
+        *(f"![{PICTURES[picture]}]({picture})" for picture in pictures),
         "## Load it",
-        render_usage(repo_id, revision, config, method=method.name, has_clusters=_has_clusters(recipe)),
+        render_usage(repo_id, revision, config, method=method.name, has_clusters=has_clusters),
         "## Results",
         render_table(rows),
         _provenance(rows),
-        "## Training",
-        _training(recipe, metrics),
+        *(["## Earlier versions", _EARLIER, before] if before else []),
+        "## Training" if recipe else "## Origin",
+        render_training(recipe, metrics) if recipe else render_conversion(conversion or {}),
         "## Limits",
-        _limits(recipe, config, rows),
+        _limits(recipe, config, rows, conversion, has_clusters=has_clusters),
         "## Licence",
-        "Apache-2.0, code and weights. The licence of the training images is their publisher's.",
+        render_licence(conversion),
         "## Citation",
-        _citation(recipe["method"], method),
+        _citation(folder, method),
     ]
     body = "\n\n".join(section.strip("\n") for section in sections if section)
+    metadata = _metadata(folder, recipe, conversion, rows, name)
     return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"))
 
 
-def _introduction(method: Method, recipe: dict[str, Any], config: dict[str, Any]) -> str:
-    return (
-        f"An image backbone (`{config['architecture']}`) that {method.name} trained {_supervision(recipe)}: "
-        f"{method.title} ([paper]({method.paper})). The weights in the root of this repository are the backbone that "
-        f"the paper evaluates; the heads are in `{config['pretraining_subfolder']}/`. Made with `ssl_zoo`; every "
-        f"result below was measured by its recipes."
+_EARLIER = (
+    "This branch held other weights before. This was measured of them (all lines in `earlier_results.jsonl`); "
+    "`revision=` loads them:"
+)
+
+
+def _metadata(
+    folder: str, recipe: dict[str, Any] | None, conversion: dict[str, Any] | None, rows: list[Row], name: str
+) -> ModelCardData:
+    data_path = str(((recipe or {}).get("data") or {}).get("path", ""))
+    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", data_path) is not None and not is_local_folder(data_path)
+    results = to_model_index(rows)
+    return ModelCardData(
+        # The Hub's own word for weights whose owner has said nothing.
+        license="apache-2.0" if conversion is None else conversion["license"]["id"] or "unknown",
+        library_name="transformers",
+        pipeline_tag="image-feature-extraction",
+        tags=["ssl_zoo", "self-supervised-learning", "timm", folder],
+        datasets=[data_path] if on_hub else None,
+        model_name=name if results else None,
+        eval_results=results or None,
     )
 
 
-def _has_clusters(recipe: dict[str, Any]) -> bool:
+def _has_clusters(folder: str, settings: Any, config: dict[str, Any]) -> bool:
     """Whether the pretraining model, as it is configured, gives images pseudo-labels."""
-    config = config_class_of(recipe["method"])(**(recipe.get("model") or {}))
+    if not config["pretraining_subfolder"]:
+        return False
     with torch.device("meta"):
-        return hasattr(pretraining_class_of(recipe["method"])(config), "pseudo_labels")
+        return hasattr(pretraining_class_of(folder)(settings), "pseudo_labels")
 
 
-def _supervision(recipe: dict[str, Any]) -> str:
-    fields = recipe.get("model") or {}
-    if not config_class_of(recipe["method"])(**fields).learns_from_labels:
+def _introduction(
+    method: Method,
+    recipe: dict[str, Any] | None,
+    settings: Any,
+    config: dict[str, Any],
+    conversion: dict[str, Any] | None,
+) -> str:
+    heads = (
+        f"the heads are in `{config['pretraining_subfolder']}/`"
+        if config["pretraining_subfolder"]
+        else "there are no heads in here"
+    )
+    what = (
+        f"An image backbone (`{config['architecture']}`) that {method.name} trained {_supervision(recipe, settings)}: "
+        f"{method.title} ([paper]({method.paper}))."
+    )
+    if conversion is None:
+        return (
+            f"{what} The weights in the root of this repository are the backbone that the paper evaluates; {heads}. "
+            f"Made with `ssl_zoo`; every result below was measured by its recipes."
+        )
+    return (
+        f"{what} Its authors trained and released it; these are their weights, converted by `ssl_zoo`. The root of "
+        f"this repository is the {conversion['branch']}'s backbone; {heads}. What the authors report and what was "
+        f"measured here stand in columns of their own."
+    )
+
+
+def _supervision(recipe: dict[str, Any] | None, settings: Any) -> str:
+    if not settings.learns_from_labels:
         return "without labels"
-    data = recipe.get("data") or {}
+    data = (recipe or {}).get("data") or {}
+    if recipe is None:
+        return "with all labels" if getattr(settings, "supervision", "full") == "full" else "with some labels"
     if data.get("labelled_ids"):
         return "with the labels of some images (a list of them)"
     share = data.get("labelled_share", 1.0)
@@ -146,70 +196,34 @@ def _provenance(rows: list[Row]) -> str:
     return "Measured so (all lines in `results.jsonl`):\n\n" + "\n".join([*found, f"- Versions: {text}"])
 
 
-def _training(recipe: dict[str, Any], metrics: list[dict[str, Any]]) -> str:
-    data, train = recipe.get("data") or {}, recipe.get("train") or {}
-    path, revision = data.get("path"), data.get("revision")
-    local = " (a local folder)" if path and not re.fullmatch(r"[\w.-]+/[\w.-]+|embedded", path) else ""
-    seen = metrics[-1].get("images_seen") if metrics else None
-    seconds = _training_seconds(metrics)
-    rows = [
-        ("data", f"`{path}`{local}, split `{data.get('split')}`"),
-        ("revision of the data", f"`{revision}`" if revision else "not pinned"),
-        (
-            "planned",
-            f"{train.get('epochs')} epochs, {train.get('global_batch_size')} images a step, seed {train.get('seed')}",
-        ),
-        ("images seen", f"{seen:,}" if seen is not None else NOT_MEASURED),
-        ("time in training steps", f"{_duration(seconds)}, from the logged throughput" if seconds else NOT_MEASURED),
-        ("log", "`metrics.jsonl`" if metrics else "none"),
-    ]
-    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
-    where = (
-        f"\n\nSet `data.path` to your copy of `{path}` first: it was a folder on the machine that trained."
-        if local
-        else ""
-    )
-    return (
-        f"{table}\n\nEvery value that the run used is in [`recipe.yaml`](recipe.yaml). To train again, in a checkout "
-        f"of `ssl_zoo`:\n\n```bash\naccelerate launch recipes/train.py recipe.yaml\n```{where}"
-    )
-
-
-def _training_seconds(metrics: list[dict[str, Any]]) -> float:
-    """Add up the time of the logged steps: each line with a throughput gives it since the line before."""
-    total, last = 0.0, 0
-    for line in metrics:
-        throughput = line.get("images_per_second")
-        if throughput:
-            total += (line["images_seen"] - last) / throughput
-            last = line["images_seen"]
-    return total
-
-
-def _duration(seconds: float) -> str:
-    minutes = seconds / 60
-    if minutes < 1:
-        return f"{seconds:.0f} s"
-    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
-
-
-def _limits(recipe: dict[str, Any], config: dict[str, Any], rows: list[Row]) -> str:
-    path = (recipe.get("data") or {}).get("path")
+def _limits(
+    recipe: dict[str, Any] | None,
+    config: dict[str, Any],
+    rows: list[Row],
+    conversion: dict[str, Any] | None,
+    *,
+    has_clusters: bool,
+) -> str:
+    path = ((recipe or {}).get("data") or {}).get("path") or (conversion or {}).get("dataset")
     size = config["pretrained_cfg"].get("input_size", [3, None, None])[-1]
+    measured = [row for row in rows if row.measured]
+    data = f"`{path}`" if path else "images that the file does not name"
     lines = [
-        f"It learned from `{path}` alone, at {size} x {size} pixels.",
-        "Other images: only what the table shows is known." if rows else "Nobody has evaluated it.",
+        f"It learned from {data} alone, at {size} x {size} pixels."
+        if recipe
+        else f'It learned from {data}. What stands under "reported by the authors" was copied, not measured again.',
+        "Other images: only what the table shows is known." if measured else "Nobody here has evaluated it.",
         "There is no classifier in it. k-NN accuracy says how close images of a class lie, not what a head reaches.",
         "What the training images show too often or too rarely, the features do too; nobody has looked for bias.",
     ]
-    if _has_clusters(recipe):
+    if has_clusters:
         lines.append("Pseudo-labels are numbers of clusters, not classes: a class may have several and the reverse.")
     if path == "embedded":
         lines.insert(
             0,
             "It is a demonstration: the images are small ones that the package renders, not photographs.",
         )
-    if rows and max(len(seeds) for row in rows for seeds in row.measured.values()) == 1:
+    if measured and max(len(seeds) for row in measured for seeds in row.measured.values()) == 1:
         lines.append("The results are of one seed: no statement about their spread is possible.")
     if config["small_image_stem"]:
         lines.append("Its stem is for small images: on large ones it is slow and untested, and timm can't load it.")

@@ -1,21 +1,25 @@
-"""Measured results, as the card shows them: one row a protocol, one column a subject, nothing that nobody measured."""
+"""Results as the card shows them: what the authors report and what was measured, side by side and never mixed."""
 
 import json
 import math
+import re
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from huggingface_hub import EvalResult
 
-from ssl_zoo.evaluation.results import METRICS, telling_parameters
+from ssl_zoo.evaluation.results import METRICS, SHARES, telling_parameters
 
 
-SUBJECTS = {"trained": "this model", "random_init": "random init", "raw_pixels": "raw pixels"}
+SUBJECTS = {"trained": "measured by us", "random_init": "random init", "raw_pixels": "raw pixels"}
 NOT_MEASURED = "not measured"
+NOT_REPORTED = "-"
 
 # What the Hub calls a metric, where that isn't our name.
 _HUB_METRICS = {name: "accuracy" for name in ("knn_top1", "linear_top1", "logistic_top1", "finetune_top1")}
+_SHORT = 7  # characters of a commit
 
 
 @dataclass
@@ -27,38 +31,66 @@ class Row:
         protocol (`dict`): `name` and parameters.
         data (`dict`): `path`, `revision`, `train_split`, `test_split`, `num_train`, `num_test`.
         measured (`dict`): Subject -> seed -> the line of `results.jsonl`, the last one for that seed.
+        reported (`dict`, *optional*): What the authors report: `value` as they print it, `where`, `protocol` in words.
     """
 
     metric: str
     protocol: dict[str, Any]
     data: dict[str, Any]
     measured: dict[str, dict[Any, dict[str, Any]]] = field(default_factory=dict)
+    reported: dict[str, Any] | None = None
 
     @property
     def title(self) -> str:
-        """What readers call the metric."""
-        return METRICS.get(self.metric, self.metric)
+        """What readers call the metric, with its unit."""
+        return METRICS.get(self.metric, self.metric) + (", %" if self.metric in SHARES else "")
 
     def value(self, subject: str) -> str:
         """Format the value of a subject: a number, mean and standard deviation over seeds, or that there is none."""
-        values = [line["value"] for line in self.measured.get(subject, {}).values()]
-        if not values:
-            return NOT_MEASURED
-        if len(values) == 1:
-            return f"{values[0]:.4g}"
-        return f"{statistics.mean(values):.4g} ± {statistics.stdev(values):.2g} ({len(values)} seeds)"
+        scale = 100 if self.metric in SHARES else 1
+        return _over_seeds([scale * line["value"] for line in self.measured.get(subject, {}).values()])
+
+    @property
+    def words(self) -> str:
+        """The protocol in words."""
+        if not self.measured and self.reported:
+            return str(self.reported.get("protocol") or "-")
+        parameters = telling_parameters(self.protocol) if self.protocol.get("name") != "knn" else self.protocol
+        named = [f"{name} {value}" for name, value in parameters.items() if name != "name"]
+        return ", ".join(named) or str(self.protocol.get("name", "-"))
+
+    @property
+    def commits(self) -> str:
+        """Commits of the package that measured the model."""
+        lines = self.measured.get("trained", {}).values()
+        return ", ".join(dict.fromkeys(f"`{line['commit'][:_SHORT]}`" for line in lines if line.get("commit"))) or "-"
 
 
-def collect(results: list[dict[str, Any]], *, images_seen: int | None = None) -> list[Row]:
+def _over_seeds(values: Sequence[float]) -> str:
+    if not values:
+        return NOT_MEASURED
+    if len(values) == 1:
+        return f"{values[0]:.4g}"
+    return f"{statistics.mean(values):.4g} ± {statistics.stdev(values):.2g} ({len(values)} seeds)"
+
+
+def collect(
+    results: Sequence[dict[str, Any]],
+    *,
+    images_seen: int | None = None,
+    reported: Sequence[dict[str, Any]] = (),
+) -> list[Row]:
     """Sort the lines of `results.jsonl` into rows; lines without a finite value are left out.
 
     Args:
-        results (`list[dict]`): In the order in which they were measured; a later line replaces an equal earlier one.
+        results (sequence of `dict`): In the order in which they were measured; a later line replaces an equal one.
         images_seen (`int`, *optional*): What the published model was trained on. Results of the run at another time
             (of a checkpoint, or from before training went on) say nothing about it and are left out.
+        reported (sequence of `dict`): The authors' numbers, as `conversion.json` has them. One stands in the row of
+            our measurement of the same metric on the same data (k-NN: with the same k), or in a row of its own.
 
     Returns:
-        `list[Row]`: In order of first appearance.
+        `list[Row]`: The reported ones first, the others in order of first appearance.
     """
     rows: dict[str, Row] = {}
     for line in results:
@@ -72,39 +104,90 @@ def collect(results: list[dict[str, Any]], *, images_seen: int | None = None) ->
         key = json.dumps([line["metric"], protocol, data], sort_keys=True)
         row = rows.setdefault(key, Row(line["metric"], protocol, data))
         row.measured.setdefault(line["subject"], {})[line.get("seed")] = line
-    return list(rows.values())
+    measured, found = list(rows.values()), []
+    for number in reported:
+        same = next((row for row in measured if row.reported is None and _is_same(number, row)), None)
+        if same is None:
+            found.append(Row(number["metric"], {}, {"path": number.get("dataset")}, reported=number))
+        else:
+            same.reported = number
+    return found + sorted(measured, key=lambda row: row.reported is None)
+
+
+def _is_same(number: dict[str, Any], row: Row) -> bool:
+    """Whether a reported number and a row are of the same metric and data; both may say `1-NN` or `k 1` for k-NN."""
+    names = [str(name or "").rsplit("/", 1)[-1].lower() for name in (number.get("dataset"), row.data.get("path"))]
+    if number["metric"] != row.metric or names[0] != names[1]:
+        return False
+    k = re.search(r"\b(\d+)-NN|\bk\s*=?\s*(\d+)", str(number.get("protocol") or ""))
+    return "k" not in row.protocol or (k is not None and row.protocol["k"] == int(k[1] or k[2]))
 
 
 def render_table(rows: list[Row]) -> str:
     """Render rows as a Markdown table, or a sentence that says that there is nothing to show."""
     if not rows:
-        return "Not measured. `recipes/evaluate.py` measures a run and this card then shows what it found."
-    lines = [
-        "| metric | protocol | data | " + " | ".join(SUBJECTS.values()) + " |",
-        "|---|---|---|" + "---|" * len(SUBJECTS),
+        return "Not measured. `recipes/evaluate.py` measures a model and this card then shows what it found."
+    titles = ["metric", "protocol", "data", "reported by the authors", *SUBJECTS.values(), "commit"]
+    cells = [
+        [
+            row.title,
+            row.words,
+            describe_data(row.data),
+            f"{row.reported['value']} ({row.reported['where']})" if row.reported else NOT_REPORTED,
+            *(row.value(subject) for subject in SUBJECTS),
+            row.commits,
+        ]
+        for row in rows
     ]
-    for row in rows:
-        parameters = telling_parameters(row.protocol) if row.protocol.get("name") != "knn" else row.protocol
-        protocol = ", ".join(f"{name} {value}" for name, value in parameters.items() if name != "name")
-        cells = [row.title, protocol or "-", describe_data(row.data), *(row.value(subject) for subject in SUBJECTS)]
-        lines.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(lines)
+    return _markdown([titles, *cells])
+
+
+def render_earlier(earlier: Sequence[dict[str, Any]]) -> str:
+    """Render what was measured of weights that the branch held before, a row for each metric and revision.
+
+    Args:
+        earlier (sequence of `dict`): Lines of `earlier_results.jsonl`: as in `results.jsonl`, with the `revision` (the
+            commit on the Hub that holds the weights).
+
+    Returns:
+        `str`: A Markdown table, empty where there is nothing.
+    """
+    by_revision: dict[str, list[dict[str, Any]]] = {}
+    for line in earlier:
+        by_revision.setdefault(line["revision"], []).append(line)
+    cells = [
+        [f"`{revision}`", row.title, row.words, describe_data(row.data), row.value("trained"), row.commits]
+        for revision, lines in reversed(by_revision.items())
+        for row in collect(lines)
+        if "trained" in row.measured
+    ]
+    if not cells:
+        return ""
+    return _markdown([["revision", "metric", "protocol", "data", "measured by us", "commit"], *cells])
+
+
+def _markdown(lines: Sequence[Sequence[str]]) -> str:
+    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
+    return "\n".join([rows[0], "|---" * len(lines[0]) + "|", *rows[1:]])
 
 
 def describe_data(data: dict[str, Any]) -> str:
-    """Say on what was measured: data set, splits, numbers of images."""
-    parts = [f"`{data['path']}`"] if data.get("path") else []
+    """Say on what was measured: data set and its revision, splits, numbers of images."""
+    parts = []
+    if data.get("path"):
+        revision = str(data.get("revision") or "")
+        parts.append(f"`{data['path']}`" + (f" at `{revision[:_SHORT]}`" if revision else ""))
     for role in ("train", "test"):
         split, count = data.get(f"{role}_split"), data.get(f"num_{role}")
         if split:
             parts.append(
-                f"{'neighbours' if role == 'train' else 'tested on'} `{split}`" + (f" ({count})" if count else "")
+                f"{'learned from' if role == 'train' else 'tested on'} `{split}`" + (f" ({count})" if count else "")
             )
     return ", ".join(parts) or "-"
 
 
 def to_model_index(rows: list[Row]) -> list[EvalResult]:
-    """Turn what was measured of the trained model into the Hub's model-index; baselines are only in the table."""
+    """Turn what was measured of the model into the Hub's model-index; baselines and reports are only in the table."""
     found = []
     for row in rows:
         lines = list(row.measured.get("trained", {}).values())
@@ -122,8 +205,8 @@ def to_model_index(rows: list[Row]) -> list[EvalResult]:
                 dataset_revision=data.get("revision"),
                 dataset_args=_known({key: data.get(key) for key in ("train_split", "num_train", "num_test")}),
                 metric_type=_HUB_METRICS.get(row.metric, row.metric),
-                metric_name=row.title,
-                metric_value=lines[0]["value"] if len(lines) == 1 else row.value("trained"),
+                metric_name=METRICS.get(row.metric, row.metric),
+                metric_value=lines[0]["value"] if len(lines) == 1 else _over_seeds([line["value"] for line in lines]),
                 metric_args=_known(
                     {
                         "protocol": row.protocol,

@@ -86,7 +86,8 @@ def render_usage(
                 "",
             )
         )
-    parts.append((f"The full pretraining model (with {method}'s heads), with or without `ssl_zoo`:", full))
+    if config["pretraining_subfolder"]:
+        parts.append((f"The full pretraining model (with {method}'s heads), with or without `ssl_zoo`:", full))
     return "\n\n".join(f"{words}\n\n{_fenced(code)}".strip() for words, code in parts)
 
 

@@ -55,8 +55,8 @@ def test_results_are_those_measured() -> None:
     ]
     text = card(results)
     table = [line for line in section(text, "Results").splitlines() if line.startswith("|")]
-    assert table[2].endswith("| 0.4375 | 0.25 | not measured |")
-    assert table[3].endswith("| 0.25 ± 0.18 (2 seeds) | not measured | not measured |")
+    assert table[2].endswith("| - | 43.75 | 25 | not measured | `1234567` |")
+    assert table[3].endswith("| - | 0.25 ± 0.18 (2 seeds) | not measured | not measured | `1234567` |")
     knn, nmi = ModelCard(text).data.eval_results
     assert (knn.metric_value, nmi.metric_value) == (0.4375, "0.25 ± 0.18 (2 seeds)")
     assert (knn.dataset_type, knn.dataset_split) == ("uoft-cs/cifar10", "test")
@@ -72,18 +72,18 @@ def test_results_on_other_data_are_not_mixed() -> None:
     other = {**result()["data"], "path": "org/other"}
     table = section(card([result(), result(data=other, value=0.75, seed=1)]), "Results")
     assert "±" not in table
-    assert "| 0.4375 |" in table
-    assert "| 0.75 |" in table
+    assert "| 43.75 |" in table
+    assert "| 75 |" in table
 
 
 def test_results_of_another_state_of_the_run_are_left_out() -> None:
     metrics = [{"step": 2, "images_seen": 128}]
     old = [result(images_seen=64, value=0.75), result(subject="random_init", images_seen=0, value=0.25)]
     text = card(old, options={"metrics": metrics})
-    assert "0.75" not in text
+    assert "75 |" not in section(text, "Results")
     assert ModelCard(text).data.eval_results is None
     table = section(card([result(), *old], options={"metrics": metrics}), "Results")
-    assert "| 0.4375 | 0.25 | not measured |" in table
+    assert "| 43.75 | 25 | not measured |" in table
 
 
 def test_training_facts_come_from_the_log() -> None:
@@ -127,3 +127,100 @@ def test_paper_and_citation() -> None:
 def test_picture_only_when_there_is_one(tmp_path: Path) -> None:
     assert "![" not in card([])
     assert "(clusters.png)" in card([], options={"pictures": ["clusters.png"]})
+
+
+CONVERSION = {
+    "entry": "mira-resnet50.imagenet1k-800ep",
+    "method": "mira",
+    "layout": "mira",
+    "branch": "teacher",
+    "source": {"file": "mira.pth", "bytes": 1234, "sha256": "ab" * 32, "url": "https://x.org/mira.pth", "epoch": 800},
+    "license": {"id": None, "name": None, "where": "https://github.com/mlbio-epfl/mira"},
+    "paper": "https://huggingface.co/papers/2211.02284",
+    "dataset": "cifar10",
+    "reported": [
+        {"metric": "knn_top1", "value": 66.6, "dataset": "cifar10", "protocol": "20-NN", "where": "table 9"},
+        {"metric": "knn_top1", "value": 55.5, "dataset": "cifar10", "protocol": "1-NN", "where": "table 9"},
+        {
+            "metric": "linear_top1",
+            "value": 74.1,
+            "dataset": "imagenet-1k",
+            "protocol": "linear probe",
+            "where": "t. 1",
+        },
+    ],
+    "notes": "Two views of 224 pixels.",
+    "left_out": {"optimizer": "state of the training"},
+    "result": {"model.safetensors": {"sha256": "cd" * 32, "bytes": 99}},
+    "versions": {"torch": "2.14.1"},
+    "commit": "1234567",
+    "command": "python recipes/convert.py mira mira.pth out",
+    "date": "2026-01-01",
+}
+
+
+def converted(results: list[dict[str, Any]], **changes: Any) -> str:
+    config = {**CONFIG, **changes.pop("config", {})}
+    options = {"metrics": [], "repo_id": "org/name", "conversion": {**CONVERSION, **changes}}
+    return render_card(None, config, results=results, **options)
+
+
+def test_reported_and_measured_are_columns_of_their_own() -> None:
+    table = [line.split(" | ") for line in section(converted([]), "Results").splitlines() if line.startswith("|")]
+    reported, measured = (table[0].index(name) for name in ("reported by the authors", "measured by us"))
+    assert [line[reported] for line in table[2:]] == ["66.6 (table 9)", "55.5 (table 9)", "74.1 (t. 1)"]
+    assert {line[measured] for line in table[2:]} == {"not measured"}
+    text = converted([result(), result(subject="random_init", value=0.25)])
+    table = [line.split(" | ") for line in section(text, "Results").splitlines() if line.startswith("|")]
+    cells = {line[reported]: line[measured] for line in table[2:]}
+    # k of our measurement is 20: it stands beside the authors' 20-NN, not beside their 1-NN.
+    assert cells == {"66.6 (table 9)": "43.75", "55.5 (table 9)": "not measured", "74.1 (t. 1)": "not measured"}
+    assert [found.metric_value for found in ModelCard(text).data.eval_results] == [0.4375], "reports aren't ours"
+    assert ModelCard(converted([])).data.eval_results is None
+
+
+def test_our_runs_have_no_reported_numbers() -> None:
+    table = [line.split(" | ") for line in section(card([result()]), "Results").splitlines() if line.startswith("|")]
+    assert table[2][table[0].index("reported by the authors")] == "-"
+    assert "at `0b27149`" in table[2][2], "the data's revision"
+
+
+def test_licence_is_what_the_release_states() -> None:
+    text = converted([])
+    assert ModelCard(text).data.license == "unknown"
+    assert "states no licence" in section(text, "Licence")
+    assert "declared" not in section(text, "Licence")
+    assert "declared on 2026-01-02" in section(converted([], published_with_permission="2026-01-02"), "Licence")
+    stated = {"id": "mit", "name": "MIT", "where": "https://github.com/x/LICENSE"}
+    text = converted([], license=stated)
+    assert ModelCard(text).data.license == "mit"
+    assert "under MIT" in section(text, "Licence")
+    assert "no licence" not in section(text, "Licence")
+
+
+def test_origin_names_the_file_and_its_hash() -> None:
+    text = section(converted([]), "Origin")
+    for words in ("ab" * 32, "cd" * 32, "`mira.pth`, 1,234 bytes", "https://x.org", "| epoch | 800 |", "Two views"):
+        assert words in text
+    assert "- `optimizer`: state of the training" in text
+    assert "recipes/convert.py mira-resnet50.imagenet1k-800ep mira.pth OUT" in text
+
+
+def test_a_release_without_heads() -> None:
+    text = converted([], config={"pretraining_subfolder": None})
+    assert "no heads" in text
+    assert "AutoModelForPreTraining" not in text
+    assert "AutoModelForPreTraining" in converted([])
+
+
+def test_earlier_versions_keep_their_numbers() -> None:
+    old = {"weights_sha256": "ef" * 32}
+    earlier = [
+        {**result(value=0.111), **old, "revision": "1" * 40},
+        {**result(value=0.222), **old, "revision": "2" * 40},
+    ]
+    text = card([result()], options={"earlier": earlier})
+    lines = [line for line in section(text, "Earlier versions").splitlines() if line.startswith("| `")]
+    assert ["22.2" in lines[0], "11.1" in lines[1]] == [True, True], "the latest first"
+    assert "11.1" not in section(text, "Results")
+    assert "Earlier versions" not in card([result()])

@@ -1,78 +1,18 @@
-"""What the models of every method share: a timm backbone held so that timm, transformers and we read one file."""
+"""The three kinds of model that every method has: features, classification, pretraining."""
 
 from collections.abc import Iterator
-from itertools import chain
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, Protocol, Self
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils import ModelOutput
 
 from ssl_zoo.models.configuration_base import SSLConfig
-from ssl_zoo.nn.backbone import create_backbone, pooled_features
-
-
-class SSLPreTrainedModel(PreTrainedModel):
-    """Base of all models: timm's initialisation from scratch, exact weights and buffers after loading."""
-
-    config: SSLConfig
-    base_model_prefix = "timm_model"
-    main_input_name = "pixel_values"
-    input_modalities = ["image"]  # noqa: RUF012  # transformers declares it so
-
-    _frozen: ClassVar[tuple[str, ...]] = ()
-    """Submodules that never get gradients. Frozen in `train()`, since loading drops `requires_grad=False`."""
-
-    _filled_from: ClassVar[dict[str, str]] = {}
-    """Submodule -> its twin, whose weights it takes when a checkpoint has only the twin's."""
-
-    def _create_backbone(self) -> nn.Module:
-        """Build the backbone and note in the configuration what timm knows about it."""
-        config = self.config
-        backbone = create_backbone(
-            config.architecture, model_args=config.model_args, small_image_stem=config.small_image_stem
-        )
-        config.num_features = int(backbone.num_features)  # type: ignore[arg-type]
-        if not config.pretrained_cfg:
-            registered = timm.get_pretrained_cfg(config.architecture, allow_unregistered=False)
-            known = registered.to_dict() if registered else {}
-            keep = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "first_conv", "classifier")
-            config.pretrained_cfg = {key: known[key] for key in keep if key in known}
-        return backbone
-
-    def init_weights(self) -> None:
-        """Keep the initialisation of timm and torch; transformers' default would redraw every layer."""
-        self.tie_weights(recompute_mapping=False)
-
-    @torch.no_grad()
-    def initialize_weights(self) -> None:
-        """Give a value to all that a checkpoint didn't: loading leaves such tensors as raw memory."""
-        tensors = _named_tensors(self)
-        missing = {name for name, tensor in tensors.items() if not getattr(tensor, "_is_hf_initialized", False)}
-        if not missing:
-            return
-        with torch.device("cpu"):
-            fresh = _named_tensors(type(self)(self.config))
-        for name in missing:
-            module, _, rest = name.partition(".")
-            twin = f"{self._filled_from[module]}.{rest}" if module in self._filled_from else name
-            source = fresh[name] if twin == name or twin in missing else tensors[twin]
-            tensors[name].copy_(source)
-
-    def train(self, mode: bool = True) -> Self:
-        """Switch to training mode; frozen submodules lose their gradients here, also after loading."""
-        super().train(mode)
-        for name in self._frozen:
-            getattr(self, name).requires_grad_(False)
-        return self
-
-
-def _named_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
-    return dict(chain(module.named_parameters(), module.named_buffers()))
+from ssl_zoo.models.modeling_pretrained import SSLPreTrainedModel
+from ssl_zoo.nn.backbone import pooled_features
 
 
 class SSLModel(SSLPreTrainedModel):
@@ -203,6 +143,11 @@ class SSLForPreTraining(SSLPreTrainedModel):
     changes it. The loop logs every scalar field of the output under its name. `timm_model` is the branch that the
     paper evaluates, so a pretraining checkpoint loads into the method's feature extractor as it is.
     """
+
+    @property
+    def rebuilt_parts(self) -> tuple[str, ...]:
+        """Submodules that a compact publication leaves out: they only serve to train on, and begin as their twins."""
+        return tuple(self._filled_from)
 
     @property
     def learns_from_labels(self) -> bool:

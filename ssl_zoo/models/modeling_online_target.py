@@ -21,6 +21,7 @@ class OnlineTargetForPreTraining(SSLForPreTraining):
 
     _frozen: ClassVar[tuple[str, ...]] = ("target_backbone", "target_projector")
     _filled_from: ClassVar[dict[str, str]] = {"target_backbone": "timm_model", "target_projector": "projector"}
+    _keys_to_ignore_on_load_missing = [r"^target_"]  # noqa: RUF012  # transformers declares it so
 
     def _create_networks(self, *, hidden_bias: bool, out_bias: bool) -> None:
         """Build all five networks; the target starts as a copy of the online network."""

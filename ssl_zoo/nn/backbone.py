@@ -9,9 +9,11 @@ from timm.models.resnet import ResNet
 from torch import nn
 
 from ssl_zoo.nn.alexnet import register_alexnet
+from ssl_zoo.nn.preact_resnet import register_preact_resnet
 
 
 register_alexnet()
+register_preact_resnet()
 
 
 def create_backbone(
@@ -69,12 +71,15 @@ def pooled_features(backbone: nn.Module, images: torch.Tensor) -> tuple[torch.Te
 
     Args:
         backbone (`torch.nn.Module`): A timm model.
-        images (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised images.
+        images (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised images, of any floating-point type: a
+            model in half precision takes them as they come from the image processor.
 
     Returns:
         The unpooled features, `(batch, channels, h, w)` or `(batch, tokens, channels)` as the family has them, and the
         pooled embeddings `(batch, num_features)`.
     """
+    dtypes = (tensor.dtype for tensor in backbone.parameters() if tensor.is_floating_point())
+    images = images.to(next(dtypes, images.dtype))
     features = backbone.forward_features(images)  # type: ignore[operator]  # timm's protocol, not nn.Module's
     return features, backbone.forward_head(features, pre_logits=True)  # type: ignore[operator]
 

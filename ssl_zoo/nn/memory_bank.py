@@ -1,11 +1,16 @@
 """A bank of past embeddings, first in first out."""
 
+import math
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import nn
+
+
+_LARGE = 2**20  # bytes: what is smaller isn't worth pages of its own
 
 
 class Column(NamedTuple):
@@ -75,6 +80,21 @@ class UpdatedColumn:
         return (self.position + len(self.pending) - 1 - rows) % len(self.stored)
 
 
+def _empty_column(size: int, column: Column) -> torch.Tensor:
+    """A column of a bank without rows, `(size, *column.shape)`; one of zeros takes memory as rows are written to it.
+
+    `torch.zeros` writes its zeros, and a bank of a million embeddings is 2 GB that a loaded model may never use. Fresh
+    pages of the system are zero as well, and exist from the first write to them.
+    """
+    shape = (size, *column.shape)
+    num_bytes = math.prod(shape) * column.dtype.itemsize
+    if column.empty != 0 or num_bytes < _LARGE or torch.get_default_device().type != "cpu":
+        return torch.full(shape, column.empty, dtype=column.dtype)
+    # Private: processes that are forked get copies, as of any other memory. Windows maps so by default.
+    flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    return torch.frombuffer(mmap.mmap(-1, num_bytes, **flags), dtype=column.dtype).view(shape)
+
+
 class MemoryBank(nn.Module):
     """A ring of embeddings with a class, a sample id and possibly more for each.
 
@@ -109,7 +129,7 @@ class MemoryBank(nn.Module):
             **(columns or {}),
         }
         for name, column in self.columns.items():
-            self.register_buffer(name, torch.full((size, *column.shape), column.empty, dtype=column.dtype))
+            self.register_buffer(name, _empty_column(size, column))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
         self.register_buffer("num_filled", torch.zeros((), dtype=torch.int64))
 
@@ -156,7 +176,7 @@ class MemoryBank(nn.Module):
         position, num_filled = torch.stack([self.position, self.num_filled]).tolist()
         count = lengths["embeddings"]
         dropped = max(count - self.size, 0)
-        kept = {name: values[dropped:].detach().to(self.columns[name].dtype) for name, values in rows.items()}
+        kept = {name: values[dropped:].detach().to(getattr(self, name).dtype) for name, values in rows.items()}
         return kept, (position + dropped) % self.size, min(num_filled + count, self.size)
 
     @torch.no_grad()

@@ -99,8 +99,7 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
         *("classifier.num_trainings", "clusters.ids", "clusters.num_solved", "visits.embeddings", "visits.seen"),
     ]
     _keys_to_ignore_on_load_missing = [  # noqa: RUF012
-        r"^bank\.",
-        r"^visits\.",
+        r"^(target_|bank\.|visits\.)",
         r"^clusters\.(ids|num_solved)$",
         r"^classifier\.(cache\.|num_trainings$)",
     ]
@@ -245,6 +244,11 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
             "visits": output.target_visits,
         }
         return {name: rows[name] for name in self.bank.columns}
+
+    @property
+    def rebuilt_parts(self) -> tuple[str, ...]:
+        """As of any model of the BYOL line, but that pseudo-labels are made of the target's projections."""
+        return super().rebuilt_parts if self.classifier is None and self.clusters is None else ()
 
     @property
     def cluster_probabilities(self) -> Callable[[torch.Tensor], torch.Tensor]:

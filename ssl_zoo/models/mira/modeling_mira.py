@@ -83,6 +83,7 @@ class MiraForPreTraining(SSLForPreTraining):
         "student_backbone": "timm_model",
         "student_projector": "teacher_projector",
     }
+    _keys_to_ignore_on_load_missing = [r"^student_"]  # noqa: RUF012  # transformers declares it so
 
     def __init__(self, config: MiraConfig) -> None:
         super().__init__(config)

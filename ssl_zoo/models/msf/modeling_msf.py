@@ -67,7 +67,7 @@ class MsfForPreTraining(OnlineTargetForPreTraining):
     _keys_to_ignore_on_save = [  # noqa: RUF012  # transformers declares it so
         f"bank.{name}" for name in ("embeddings", "labels", "sample_ids", "position", "num_filled")
     ]
-    _keys_to_ignore_on_load_missing = [r"^bank\."]  # noqa: RUF012
+    _keys_to_ignore_on_load_missing = [r"^target_", r"^bank\."]  # noqa: RUF012
 
     def __init__(self, config: MsfConfig) -> None:
         super().__init__(config)

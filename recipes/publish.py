@@ -1,35 +1,66 @@
-"""Publish a finished run on the Hugging Face Hub.
+"""Publish a finished run, or a converted checkpoint, on the Hugging Face Hub.
 
-python recipes/publish.py RUN_DIR org/name [--private] [--revision BRANCH] [--dry-run]
+python recipes/publish.py FOLDER org/name --dry-run        # what would be sent, replaced, kept; the model card
+python recipes/publish.py FOLDER org/name                  # to the branch main
+python recipes/publish.py FOLDER org/name --revision imagenet1k-400ep --tag imagenet1k-400ep-v1
+python recipes/publish.py FOLDER org/name --out REPOSITORY # to a folder, without a network
 
-One commit holds the backbone, the full pretraining model, the code to load them, the recipe, the log, the results and
-the model card. A failed push leaves the branch as it was and can be repeated. `--dry-run` shows what would be sent.
+FOLDER is a run of recipes/train.py, what recipes/convert.py wrote, or a REPOSITORY. One commit holds the backbone, the
+full pretraining model, the code to load them, where they come from, the log, the results and the model card. A failed
+push leaves the branch as it was; the same command continues it. docs/publishing.md says more.
 """
 
 import argparse
 import logging
 import sys
 
-from ssl_zoo.hub.publish import Publication, PublishError, publish
+from ssl_zoo.hub.publish import Publication, PublishError, publish, write_repository
 
 
 def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run_dir", metavar="RUN_DIR", help="folder of the run, as recipes/train.py wrote it")
+    parser.add_argument("run_dir", metavar="FOLDER", help="of a run, of a conversion, or that --out wrote")
     parser.add_argument("repo_id", metavar="org/name", help="repository on the Hub; made when it doesn't exist")
     parser.add_argument("--private", action="store_true", help="make it private; refused when it exists and is public")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to (default: main)")
-    parser.add_argument("--dry-run", action="store_true", help="send nothing; list the files and print the card")
-    return parser.parse_args()
+    parser.add_argument("--tag", metavar="NAME", help="name this version, such as v1; tags never move")
+    parser.add_argument(
+        "--i-have-permission",
+        action="store_true",
+        help="the authors allow me to publish weights that they released without a licence",
+    )
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--dry-run", action="store_true", help="send nothing; show what would change, and the card")
+    where.add_argument("--out", metavar="FOLDER", help="send nothing; write the repository to a folder")
+    parser.add_argument(
+        "--compact",
+        action="store_true",
+        help="with --out: leave out what only serves to train on and begins as a copy, such as MIRA's student",
+    )
+    arguments = parser.parse_args()
+    if arguments.compact and not arguments.out:
+        parser.error("--compact goes with --out; publish that folder then")
+    if arguments.out and (arguments.tag or arguments.private or arguments.i_have_permission):
+        parser.error("--out writes a folder: give --tag, --private and --i-have-permission when that is published")
+    return arguments
 
 
 def describe(made: Publication) -> str:
-    """List files with sizes, then the card."""
-    width = max(len(name) for name in made.files)
-    lines = [f"{name:<{width}}  {size:>14,} bytes" for name, size in made.files.items()]
-    total = sum(made.files.values())
-    return "\n".join([*lines, f"{'total':<{width}}  {total:>14,} bytes", "", made.card])
+    """List files with sizes and what becomes of them, then the card."""
+    changes = made.changes
+    fate = {}
+    if changes is not None:
+        groups = {"new": changes.new, "replaced": changes.replaced, "same": changes.same}
+        fate = {name: word for word, names in groups.items() for name in names}
+    rest = (*changes.deleted, *changes.kept) if changes is not None else ()
+    width = max(len(name) for name in (*made.files, *rest))
+    lines = [f"{name:<{width}}  {size:>14,} bytes  {fate.get(name, '')}".rstrip() for name, size in made.files.items()]
+    lines.append(f"{'total':<{width}}  {sum(made.files.values()):>14,} bytes")
+    if changes is not None:
+        lines += [f"{name:<{width}}  deleted: written by an earlier publication" for name in changes.deleted]
+        lines += [f"{name:<{width}}  kept as it is: not written by a publication" for name in changes.kept]
+    return "\n".join([*lines, "", *made.notes, *([""] if made.notes else []), made.card])
 
 
 def main() -> None:
@@ -38,21 +69,38 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ssl_zoo").setLevel(logging.INFO)
     try:
+        if arguments.out:
+            files = write_repository(
+                arguments.run_dir,
+                arguments.repo_id,
+                arguments.out,
+                revision=arguments.revision,
+                compact=arguments.compact,
+            )
+            print(f"Wrote {len(files)} files. To publish them:")
+            branch = f" --revision {arguments.revision}" if arguments.revision else ""
+            print(f"python recipes/publish.py {arguments.out} {arguments.repo_id}{branch}")
+            return
         made = publish(
             arguments.run_dir,
             arguments.repo_id,
             private=arguments.private,
             revision=arguments.revision,
+            tag=arguments.tag,
+            with_permission=arguments.i_have_permission,
             dry_run=arguments.dry_run,
         )
     except PublishError as error:
         sys.exit(f"Not published. {error}")
+    tagged = f", tag {arguments.tag}" if arguments.tag else ""
     if arguments.dry_run:
-        print(f"Would publish to {made.repo_id}, branch {made.revision}:\n\n{describe(made)}")
+        print(f"Would publish to {made.repo_id}, branch {made.revision}{tagged}:\n\n{describe(made)}")
+        if made.refusal is not None:
+            sys.exit(f"It would be refused. {made.refusal}")
     elif made.changed:
-        print(f"Published {len(made.files)} files: {made.url}")
+        print(f"Published {len(made.files)} files{tagged}: {made.url}")
     else:
-        print(f"Nothing has changed since the last publication: {made.url}")
+        print(f"Nothing has changed since the last publication{tagged}: {made.url}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 
-from ssl_zoo.hub.origin import render_conversion, render_licence, render_training
+from ssl_zoo.hub.origin import branch_of, render_conversion, render_licence, render_training
 from ssl_zoo.hub.privacy import is_local_folder
 from ssl_zoo.hub.results import Row, collect, render_earlier, render_table, to_model_index
 from ssl_zoo.hub.usage import render_usage
@@ -164,10 +164,12 @@ def _introduction(
             f"{what} The weights in the root of this repository are the backbone that the paper evaluates; {heads}. "
             f"Made with `ssl_zoo`; every result below was measured by its recipes."
         )
+    branch = branch_of(conversion)
+    which = f"the {branch}'s backbone" if branch else "the backbone"
     return (
         f"{what} Its authors trained and released it; these are their weights, converted by `ssl_zoo`. The root of "
-        f"this repository is the {conversion['branch']}'s backbone; {heads}. What the authors report and what was "
-        f"measured here stand in columns of their own."
+        f"this repository is {which}; {heads}. What the authors report and what was measured here stand in columns of "
+        f"their own."
     )
 
 

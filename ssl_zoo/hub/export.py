@@ -1,4 +1,4 @@
-"""The files of a published repository, made from a run's folder.
+"""The files of a published repository, made from a run's folder or a conversion.
 
 One repository serves four readers. The root is a timm model (weights by timm's names, timm's keys in `config.json`)
 that transformers can load as well, because our models hold the timm backbone under their `base_model_prefix`. The full
@@ -7,172 +7,153 @@ pretraining model lies in `pretraining/`, and the `.py` files beside the root co
 """
 
 import json
+import os
 import shutil
+import tempfile
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 from ssl_zoo.hub.card import PICTURES, render_card
-from ssl_zoo.hub.privacy import find_leaks, folder_name, is_local_folder, without_paths
+from ssl_zoo.hub.history import History, merge_results
+from ssl_zoo.hub.privacy import file_leaks, folder_name, is_local_folder, without_paths
 from ssl_zoo.hub.remote_code import flatten
-from ssl_zoo.models.registry import public_classes
-from ssl_zoo.nn.backbone import create_backbone
+from ssl_zoo.hub.sources import CONVERSION_FILE, PRETRAINING_FOLDER, RECIPE_FILE, ExportError, Source
+from ssl_zoo.hub.weights import WEIGHTS_FILE, describe_weights, entry_modules, write_weights
 
 
-PRETRAINING_FOLDER = "pretraining"
-PREFIX = "timm_model."
+__all__ = ["CODE_MARK", "PERMISSION", "WRITTEN", "ExportError", "export_repo"]
 
-_AUTO_CLASSES = {
-    "Config": "AutoConfig",
-    "Model": "AutoModel",
-    "ForPreTraining": "AutoModelForPreTraining",
-    "ForImageClassification": "AutoModelForImageClassification",
-}
+PERMISSION = "published_with_permission"
+"""Key of `conversion.json`: the day from which weights without a licence are public."""
 
+METRICS_FILE, RESULTS_FILE, EARLIER_FILE = "metrics.jsonl", "results.jsonl", "earlier_results.jsonl"
 
-class ExportError(ValueError):
-    """A run can't be published as it is; the message says what is wrong and what to do."""
+WRITTEN = frozenset(
+    {
+        *("README.md", RECIPE_FILE, CONVERSION_FILE, METRICS_FILE, RESULTS_FILE, EARLIER_FILE, *PICTURES),
+        *(f"{folder}{name}" for folder in ("", f"{PRETRAINING_FOLDER}/") for name in ("config.json", WEIGHTS_FILE)),
+    }
+)
+"""All that an export may hold beside the code, by path."""
+
+CODE_MARK = "# Made from ssl_zoo/"
+"""How each file of code in an export begins."""
 
 
 def export_repo(
-    run_dir: str | Path, out_dir: str | Path, *, repo_id: str = "org/name", revision: str | None = None
+    run_dir: str | Path,
+    out_dir: str | Path,
+    *,
+    repo_id: str = "org/name",
+    revision: str | None = None,
+    history: History | None = None,
+    with_permission: bool = False,
+    compact: bool = False,
 ) -> list[Path]:
-    """Write everything that a repository on the Hub holds.
+    """Write everything that a repository on the Hub holds, or nothing.
 
     Args:
-        run_dir (`str` or `Path`): Folder of a finished run (`recipe.yaml`, `model/`, and what else there is of
-            `metrics.jsonl`, `results.jsonl`, pictures).
-        out_dir (`str` or `Path`): Where to write; made if missing, must be empty.
+        run_dir (`str` or `Path`): Folder of a finished run (`recipe.yaml`, `model/`), of a conversion
+            (`conversion.json`, `model/`), or one that this function wrote; with what else there is of
+            `metrics.jsonl`, `results.jsonl`, pictures. Nothing else in it is looked at.
+        out_dir (`str` or `Path`): Where to write; must be empty or missing.
         repo_id (`str`): Id that the model card's code loads from.
         revision (`str`, *optional*): Branch that the model card's code names.
+        history ([`History`], *optional*): What that branch holds now; its results are kept.
+        with_permission (`bool`): Note that whoever publishes weights without a licence has the permission to.
+        compact (`bool`): Leave out of the pretraining model what only serves to train on and begins as a copy.
 
     Returns:
         `list[Path]`: The files written, relative to `out_dir`, sorted.
 
     Raises:
-        ExportError: for an unfinished run, weights that don't fit the configuration, or a file that would give away a
-            path or a secret of this machine.
+        ExportError: for an unfinished run, weights that don't fit the configuration or are others than a conversion
+            made, converted weights without their `conversion.json`, or a file that would give away a path or a secret
+            of this machine.
     """
-    run, out = Path(run_dir), Path(out_dir)
-    recipe, config = _read_run(run)
-    out.mkdir(parents=True, exist_ok=True)
-    if any(out.iterdir()):
+    out = Path(out_dir).absolute()
+    source = Source.read(run_dir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"'{out}' is not empty; give a new or an empty folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
+        unfinished = Path(folder) / "files"
+        unfinished.mkdir()  # by the user's umask, which a temporary folder isn't
+        _write_all(
+            source,
+            unfinished,
+            repo_id=repo_id,
+            revision=revision,
+            history=history,
+            with_permission=with_permission,
+            compact=compact,
+        )
+        files = sorted(path.relative_to(unfinished) for path in unfinished.rglob("*") if path.is_file())
+        _refuse_leaks(source.folder, unfinished, files)
+        os.replace(unfinished, out)
+    return files
 
-    root_config = _write_weights(run / "model", out, config, recipe["method"])
-    for name, source in flatten(_entry_modules(recipe["method"])).items():
-        (out / name).write_text(source, encoding="utf-8")
-    shared_recipe, note = _shareable_recipe(recipe)
-    text = yaml.safe_dump(shared_recipe, sort_keys=False, allow_unicode=True, width=110)
-    (out / "recipe.yaml").write_text(f"{note}{text}", encoding="utf-8")
-    metrics, results = (_copy_lines(run, out, name) for name in ("metrics.jsonl", "results.jsonl"))
-    pictures = [name for name in PICTURES if (run / name).is_file()]
+
+def _write_all(
+    source: Source,
+    out: Path,
+    *,
+    repo_id: str,
+    revision: str | None,
+    history: History | None,
+    with_permission: bool,
+    compact: bool,
+) -> None:
+    config = write_weights(source, out, compact=compact)
+    weights = describe_weights(out)
+    for name, code in flatten(entry_modules(source.method)).items():
+        (out / name).write_text(code, encoding="utf-8")
+    recipe = None if source.recipe is None else _write_recipe(source, out)
+    conversion = None
+    if source.conversion is not None:
+        conversion = _conversion(source, weights, history, with_permission=with_permission)
+        text = json.dumps(conversion, indent=2, ensure_ascii=False) + "\n"
+        (out / CONVERSION_FILE).write_text(text, encoding="utf-8")
+    metrics = _read_lines(source.folder / METRICS_FILE)
+    results, earlier = merge_results(
+        _read_lines(source.folder / RESULTS_FILE),
+        _read_lines(source.folder / EARLIER_FILE),
+        weights_sha256=weights[WEIGHTS_FILE]["sha256"],
+        history=history,
+    )
+    for name, rows in ((METRICS_FILE, metrics), (RESULTS_FILE, results), (EARLIER_FILE, earlier)):
+        if rows:
+            (out / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    pictures = [name for name in PICTURES if (source.folder / name).is_file()]
     for name in pictures:
-        shutil.copyfile(run / name, out / name)
+        shutil.copyfile(source.folder / name, out / name)
     card = render_card(
-        shared_recipe,
-        root_config,
+        recipe,
+        config,
         metrics=metrics,
         results=results,
         repo_id=repo_id,
         revision=revision,
         pictures=pictures,
+        conversion=conversion,
+        earlier=earlier,
     )
     (out / "README.md").write_text(card, encoding="utf-8")
-    files = sorted(path.relative_to(out) for path in out.rglob("*") if path.is_file())
-    _refuse_leaks(run, out, files)
-    return files
 
 
-def _read_run(run: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    for name in ("recipe.yaml", "model/config.json"):
-        if not (run / name).is_file():
-            raise ExportError(
-                f"'{run}' holds no {name}: expected the folder of a finished run, as recipes/train.py writes it "
-                f"(`model/` appears when training ends; continue the run to finish it)"
-            )
-    recipe = yaml.safe_load((run / "recipe.yaml").read_text(encoding="utf-8"))
-    config = json.loads((run / "model" / "config.json").read_text(encoding="utf-8"))
-    if recipe.get("method") != config.get("model_type"):
-        raise ExportError(
-            f"'{run}' mixes two runs: recipe.yaml is of method '{recipe.get('method')}', "
-            f"model/config.json of '{config.get('model_type')}'"
-        )
-    return recipe, config
-
-
-def _write_weights(model: Path, out: Path, config: dict[str, Any], method: str) -> dict[str, Any]:
-    """Write both models with their configurations; return the root's."""
-    shards = [load_file(file) for file in sorted(model.glob("model*.safetensors"))]
-    tensors = {name: tensor for shard in shards for name, tensor in shard.items()}
-    weights = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
-    backbone = create_backbone(
-        config["architecture"], model_args=config["model_args"], small_image_stem=config["small_image_stem"]
-    )
-    _check_weights(weights, backbone, f"'{model}' doesn't hold the weights of a {config['architecture']}")
-    root, full = _configurations(config, method, backbone)
-    for folder, content, state in ((out, root, weights), (out / PRETRAINING_FOLDER, full, tensors)):
-        folder.mkdir(exist_ok=True)
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
-        (folder / "config.json").write_text(text, encoding="utf-8")
-    return root
-
-
-def _check_weights(weights: dict[str, torch.Tensor], backbone: nn.Module, problem: str) -> None:
-    found = {name: tensor.shape for name, tensor in weights.items()}
-    expected = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
-    wrong = sorted(name for name in {*expected, *found} if expected.get(name) != found.get(name))
-    if wrong:
-        raise ExportError(
-            f"{problem} as its config.json describes it: {len(wrong)} tensors are missing, unknown or of another "
-            f"shape, among them {', '.join(wrong[:3])}"
-        )
-
-
-def _configurations(config: dict[str, Any], method: str, backbone: nn.Module) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Make the two `config.json`: of the backbone in the root, and of the pretraining model."""
-    names = _class_names(method)
-    shared: dict[str, Any] = without_paths(
-        {
-            **{key: value for key, value in config.items() if not key.startswith("_")},
-            "num_classes": 0,
-            "num_features": backbone.num_features,
-            "global_pool": _global_pool(backbone),
-            "model_args": config["model_args"] or {},  # timm can't read a null here
-            "pretrained_cfg": {**config["pretrained_cfg"], "num_classes": 0},
-            "image_processor_type": "TimmWrapperImageProcessor",
-            "auto_map": {auto: f"{_module(method, ending)}.{names[ending]}" for ending, auto in _AUTO_CLASSES.items()},
-        }
-    )
-    root = {**shared, "architectures": [names["Model"]], "pretraining_subfolder": PRETRAINING_FOLDER}
-    return root, {**shared, "architectures": [names["ForPreTraining"]], "pretraining_subfolder": None}
-
-
-def _global_pool(backbone: nn.Module) -> str:
-    """Name the pooling as timm does in its own exports; informative only."""
-    for owner in (backbone, getattr(backbone, "head", None)):
-        pool = getattr(owner, "global_pool", None)
-        if pool is not None:
-            return pool if isinstance(pool, str) else str(getattr(pool, "pool_type", "avg"))
-    return "avg"
-
-
-def _class_names(method: str) -> dict[str, str]:
-    classes = [name for name, module in public_classes().items() if module.startswith(f"ssl_zoo.models.{method}.")]
-    return {ending: next(name for name in classes if name.endswith(ending)) for ending in _AUTO_CLASSES}
-
-
-def _module(method: str, ending: str) -> str:
-    return f"{'configuration' if ending == 'Config' else 'modeling'}_{method}"
-
-
-def _entry_modules(method: str) -> list[str]:
-    return [f"ssl_zoo.models.{method}.{_module(method, ending)}" for ending in ("Config", "Model")]
+def _write_recipe(source: Source, out: Path) -> dict[str, Any]:
+    """Write the recipe without this machine's folders; of an export made before it is as it was."""
+    recipe: dict[str, Any] = source.recipe or {}
+    if source.exported:
+        shutil.copyfile(source.folder / RECIPE_FILE, out / RECIPE_FILE)
+        return recipe
+    shared, note = _shareable_recipe(recipe)
+    text = yaml.safe_dump(shared, sort_keys=False, allow_unicode=True, width=110)
+    (out / RECIPE_FILE).write_text(f"{note}{text}", encoding="utf-8")
+    return shared
 
 
 def _shareable_recipe(recipe: dict[str, Any]) -> tuple[dict[str, Any], str]:
@@ -185,6 +166,28 @@ def _shareable_recipe(recipe: dict[str, Any]) -> tuple[dict[str, Any], str]:
     return shared, f"# `data.path` was a folder on the machine that trained; set it to your copy of '{name}'.\n"
 
 
+def _conversion(
+    source: Source, weights: dict[str, Any], history: History | None, *, with_permission: bool
+) -> dict[str, Any]:
+    """Complete `conversion.json`: what came out, and that it may be public if that isn't said by a licence."""
+    conversion: dict[str, Any] = without_paths(source.conversion)
+    made = conversion.get("result")
+    if source.exported and made and made != weights:
+        raise ExportError(
+            f"'{source.folder}' holds other weights than the conversion made (SHA-256 of model.safetensors "
+            f"{weights[WEIGHTS_FILE]['sha256'][:12]}..., {CONVERSION_FILE} says "
+            f"{str((made.get(WEIGHTS_FILE) or {}).get('sha256'))[:12]}...): convert the checkpoint again"
+        )
+    conversion["result"] = weights
+    conversion.pop(PERMISSION, None)
+    if with_permission and source.is_unlicensed:
+        before = (history and history.conversion) or {}
+        same = (before.get("source") or {}).get("sha256") == conversion["source"]["sha256"]
+        today = datetime.now(UTC).date().isoformat()
+        conversion[PERMISSION] = (before.get(PERMISSION) if same else None) or today
+    return conversion
+
+
 def _without_folder(line: dict[str, Any]) -> dict[str, Any]:
     data = line.get("data")
     if isinstance(data, dict) and is_local_folder(str(data.get("path", ""))):
@@ -192,25 +195,23 @@ def _without_folder(line: dict[str, Any]) -> dict[str, Any]:
     return line
 
 
-def _copy_lines(run: Path, out: Path, name: str) -> list[dict[str, Any]]:
-    """Copy a JSON-lines file without paths; a last line that a crash cut short is left out."""
-    if not (run / name).is_file():
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    """Read a JSON-lines file without paths; a last line that a crash cut short is left out."""
+    if not file.is_file():
         return []
     rows: list[dict[str, Any]] = []
-    lines = (run / name).read_text(encoding="utf-8").splitlines()
+    lines = file.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
             rows.append(_without_folder(without_paths(json.loads(line))))
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise ExportError(f"'{run / name}', line {number} is no JSON: {error}") from error
-    (out / name).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+                raise ExportError(f"'{file}', line {number} is no JSON: {error}") from error
     return rows
 
 
-def _refuse_leaks(run: Path, out: Path, files: list[Path]) -> None:
+def _refuse_leaks(folder: Path, out: Path, files: list[Path]) -> None:
     for file in files:
-        if file.suffix in (".json", ".jsonl", ".yaml", ".md", ".py"):
-            leaks = find_leaks((out / file).read_text(encoding="utf-8"), paths=(run.absolute(),))
-            if leaks:
-                raise ExportError(f"{file} would give away {', '.join(leaks)}; take it out of the run's files first")
+        leaks = file_leaks(out / file, paths=(folder.absolute(),))
+        if leaks:
+            raise ExportError(f"{file} would give away {', '.join(leaks)}; take it out of the run's files first")

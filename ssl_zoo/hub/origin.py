@@ -70,12 +70,12 @@ def render_conversion(conversion: dict[str, Any]) -> str:
     Returns:
         `str`: Markdown.
     """
-    source = conversion["source"]
+    source, branch = conversion["source"], branch_of(conversion)
     rows = [
         ("file of the release", f"`{source['file']}`, {source['bytes']:,} bytes"),
         ("its SHA-256", f"`{source['sha256']}`"),
         ("from", source.get("url") or "not recorded"),
-        ("layout", f"{conversion['layout']}, the {conversion['branch']}'s branch in the root"),
+        ("layout", conversion["layout"] + (f", the {branch}'s branch in the root" if branch else "")),
         ("epoch", str(source["epoch"]) if source.get("epoch") is not None else "not recorded in the file"),
         *((f"SHA-256 of `{name}`", f"`{file['sha256']}`") for name, file in (conversion.get("result") or {}).items()),
         ("converted by", f"`{conversion.get('command') or 'not recorded'}`"),
@@ -89,9 +89,17 @@ def render_conversion(conversion: dict[str, Any]) -> str:
         *(["Not carried over:\n\n" + "\n".join(left_out)] if left_out else []),
         *([conversion["notes"].strip()] if conversion.get("notes") else []),
         "To convert it yourself, in a checkout of `ssl_zoo` (see `docs/converting.md`):\n\n```bash\npython "
-        f"recipes/convert.py {conversion.get('entry') or conversion['method']} {source['file']} OUT\n```",
+        f"recipes/convert.py {conversion.get('entry') or conversion['method']} {source['file']} OUT"
+        + (f" --branch {branch}" if branch in ("student", "target") else "")
+        + "\n```",
     ]
     return "\n\n".join(parts)
+
+
+def branch_of(conversion: dict[str, Any]) -> str | None:
+    """Which of the release's networks the root holds, such as `teacher`; `None` where there is but one."""
+    branch = conversion["branch"]
+    return None if branch == "backbone" else str(branch)
 
 
 def render_licence(conversion: dict[str, Any] | None) -> str:

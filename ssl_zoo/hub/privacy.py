@@ -2,8 +2,11 @@
 
 import os
 import re
+import struct
 import sys
 import tempfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +18,19 @@ _QUOTED = rf"(?P<quote>['\"])(?P<inside>{_START}[^'\"\n]*)(?P=quote)"
 _BARE = rf"(?<![\w.\-/\\:<]){_START}(?:\\.|[^\s'\"`,;:)\]}}])*"
 _AFTER_COLON = r"(?<=:)/(?=[\w.~@-])(?:\\.|[^\s'\"`,;:)\]}])+"
 _PATH = re.compile(f"{_QUOTED}|{_BARE}|{_AFTER_COLON}")
-_SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|CREDENTIAL", re.IGNORECASE)
-_HUB_TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}\b")
+_SECRET_NAME = re.compile(
+    r"TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|API_?KEY|ACCESS_?KEY|PRIVATE_?KEY|CREDENTIAL|WEBHOOK|DATABASE_URL",
+    re.IGNORECASE,
+)
+_SECRETS = {
+    "something that looks like a Hub token": re.compile(r"\bhf_[A-Za-z0-9]{20,}\b"),
+    "something that looks like a GitHub token": re.compile(r"\b(gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{50,})\b"),
+    "something that looks like a key of AWS": re.compile(r"\b(AKIA|ASIA)[0-9A-Z]{16}\b"),
+    "something that looks like an API key": re.compile(r"\bsk-[A-Za-z0-9_-]{32,}\b"),
+    "something that looks like a Slack token": re.compile(r"\bxox[abposr]-[0-9A-Za-z-]{20,}"),
+    "a private key": re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----"),
+    "a URL with a password": re.compile(r"\b[a-z][a-z0-9+.-]*://[^\s/:@'\"]+:[^\s/@'\"]+@"),
+}
 
 
 def without_paths(value: Any) -> Any:
@@ -70,9 +84,54 @@ def find_leaks(text: str, *, paths: tuple[Path, ...] = ()) -> list[str]:
     for path in {str(form) for folder in own for form in (folder, folder.resolve())}:
         if len(path) > 1 and re.search(rf"(?<![\w.:/-]){re.escape(path)}(?![\w-])", text):
             found.append(f"the path '{path}'")
-    if _HUB_TOKEN.search(text):
-        found.append("something that looks like a Hub token")
+    found += [words for words, form in _SECRETS.items() if form.search(text)]
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and len(value) >= 8 and value in text:
             found.append(f"the value of the environment variable {name}")
     return sorted(found)
+
+
+def file_leaks(file: Path, *, paths: tuple[Path, ...] = ()) -> list[str]:
+    """Name what a file gives away, also where readers don't look: in a picture's comments, in a header of weights.
+
+    Args:
+        file (`Path`): Text, a PNG picture or safetensors.
+        paths (`tuple` of `Path`): As for `find_leaks`.
+    """
+    return find_leaks(_readable_text(file), paths=paths)
+
+
+def _readable_text(file: Path) -> str:
+    if file.suffix == ".safetensors":
+        with file.open("rb") as stream:  # its names and comments; what follows are numbers
+            (size,) = struct.unpack("<Q", stream.read(8))
+            # JSON may hide a character behind its number; both forms count.
+            raw = stream.read(size).decode("utf-8", errors="replace")
+        return f"{raw}\n{_unescaped(raw)}"
+    data = file.read_bytes()
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "\n".join(_png_texts(data))
+    text = data.decode("utf-8", errors="replace")
+    return f"{text}\n{_unescaped(text)}" if file.suffix in (".json", ".jsonl") else text
+
+
+def _unescaped(text: str) -> str:
+    return re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
+
+
+def _png_texts(data: bytes) -> Iterator[str]:
+    """Everything in a PNG that isn't the image: each ancillary chunk as text, unpacked, and what follows the end."""
+    start, kind = 8, b""
+    while start + 12 <= len(data) and kind != b"IEND":
+        size, kind = struct.unpack(">I4s", data[start : start + 8])
+        content = data[start + 8 : start + 8 + size]
+        start += size + 12
+        if kind in (b"zTXt", b"iTXt"):
+            for place in (found.end() for found in re.finditer(b"\0", content)):
+                try:
+                    yield zlib.decompress(content[place:]).decode("utf-8", errors="replace")
+                except zlib.error:
+                    continue  # not where the packed text begins
+        if kind not in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
+            yield content.decode("utf-8", errors="replace")
+    yield data[start:].decode("utf-8", errors="replace")

@@ -1,23 +1,24 @@
-"""A run's folder becomes a repository on the Hub, in one commit or not at all."""
+"""A run or a conversion becomes a repository on the Hub, in one commit or not at all."""
 
 import logging
-import re
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError
 
-from ssl_zoo.hub.card import PICTURES
-from ssl_zoo.hub.export import PRETRAINING_FOLDER, ExportError, export_repo
+from ssl_zoo.hub.export import PERMISSION, ExportError, export_repo
+from ssl_zoo.hub.failures import Progress, explain, left_behind
+from ssl_zoo.hub.history import History
+from ssl_zoo.hub.refusals import refuse, refuse_names, refuse_tag, without_licence
+from ssl_zoo.hub.remote import Changes, Remote, compare, look, read_history
+from ssl_zoo.hub.sources import Source
+from ssl_zoo.models.registry import display_name
 
+
+__all__ = ["Publication", "PublishError", "publish", "write_repository"]
 
 logger = logging.getLogger(__name__)
-
-_NAME = r"(?![-.])[A-Za-z0-9._-]+(?<![-.])"
-_REPO_ID = re.compile(rf"(?!.*(--|\.\.))(?!.*\.git$){_NAME}/{_NAME}")
-_LOG_IN = "Log in with `hf auth login`, or set HF_TOKEN to a token with write access (hf.co/settings/tokens)."
 
 
 class PublishError(RuntimeError):
@@ -33,8 +34,12 @@ class Publication:
         revision (`str`): Branch.
         files (`dict[str, int]`): Path in the repository -> size in bytes.
         card (`str`): The model card.
-        url (`str`): Where the commit can be seen; `None` after a dry run.
-        commit (`str`): Id of the commit, the branch's head when nothing had changed; `None` after a dry run.
+        changes ([`Changes`], *optional*): What it does to the branch; `None` where the Hub couldn't be asked.
+        refusal (`str`, *optional*): Why a dry run's publication would be refused.
+        notes (`list[str]`): What else a dry run has to say.
+        url (`str`, *optional*): Where the commit can be seen; `None` after a dry run.
+        commit (`str`, *optional*): Id of the commit, the branch's head when nothing had changed; `None` after a dry
+            run.
         changed (`bool`): Whether there was anything to commit.
     """
 
@@ -42,21 +47,12 @@ class Publication:
     revision: str
     files: dict[str, int]
     card: str
+    changes: Changes | None = None
+    refusal: str | None = None
+    notes: list[str] = field(default_factory=list)
     url: str | None = None
     commit: str | None = None
     changed: bool = False
-
-
-@dataclass
-class _State:
-    """What a push has done so far, for the sentence that a failure ends with."""
-
-    repo_id: str
-    revision: str
-    created_repo: bool = False
-    created_branch: bool = False
-    head: str | None = None
-    committing: bool = False
 
 
 def publish(
@@ -65,161 +61,184 @@ def publish(
     *,
     private: bool = False,
     revision: str | None = None,
+    tag: str | None = None,
+    with_permission: bool = False,
     token: str | None = None,
     dry_run: bool = False,
 ) -> Publication:
-    """Publish a finished run as a model repository.
+    """Publish a finished run or a converted checkpoint as a model repository.
 
     All files go into one commit, so readers see the whole new version or the whole old one. Repeating a publication
-    that changed nothing makes no commit.
+    that changed nothing makes no commit. The results of a branch are kept: those of the same weights are joined with
+    the new ones, those of others go to `earlier_results.jsonl`.
 
     Args:
-        run_dir (`str` or `Path`): Folder of the run.
+        run_dir (`str` or `Path`): Folder of the run, of the conversion, or that `write_repository` wrote.
         repo_id (`str`): `"org/name"`; made when it doesn't exist.
         private (`bool`): Make a private repository; an existing public one is refused.
         revision (`str`, *optional*): Branch to commit to, `main` by default; made when it doesn't exist.
+        tag (`str`, *optional*): Name for this version. A tag never moves: one that exists elsewhere is refused.
+        with_permission (`bool`): The authors allow weights that they released without a licence to be published.
         token (`str`, *optional*): Access token; the one you are logged in with by default.
-        dry_run (`bool`): Only make the files; nothing is sent and no network is needed.
+        dry_run (`bool`): Only make the files and compare; nothing is sent, and it works without a network.
 
     Returns:
         [`Publication`]
 
     Raises:
-        PublishError: when the run can't be exported or the Hub refuses; a failed push leaves the branch as it was.
+        PublishError: when the folder can't be exported, when the weights may not be published so, or when the Hub
+            refuses; a failed push leaves the branch as it was.
     """
-    _check_repo_id(repo_id)
+    api = HfApi(token=token, library_name="ssl_zoo")
+    branch = revision or "main"
+    problem = refuse_names(repo_id, branch, tag, api=api)
+    if problem is not None:
+        raise PublishError(problem)
+    source = _read(run_dir)
+    progress = Progress(repo_id, branch)
+    remote, history, trouble = None, None, ""
+    try:
+        remote = look(api, repo_id, branch)
+        history = read_history(api, remote, branch)
+    except ExportError as error:
+        raise PublishError(f"{error} Nothing was sent.") from error
+    except Exception as error:  # whatever asking dies of, the user must learn that nothing has happened
+        if not dry_run:
+            raise PublishError(f"{explain(error, repo_id)} {left_behind(api, progress)}") from error
+        remote, trouble = None, explain(error, repo_id)
+    options = {"private": private, "with_permission": with_permission}
+    refusal = None if remote is None else refuse(remote, source, repo_id, branch, tag, **options)
+    if refusal is not None and not dry_run:
+        raise PublishError(f"{refusal} Nothing was sent.")
+
     with tempfile.TemporaryDirectory(prefix="ssl_zoo-") as folder:
-        try:
-            files = export_repo(run_dir, folder, repo_id=repo_id, revision=revision)
-        except ExportError as error:
-            raise PublishError(str(error)) from error
-        made = Publication(
-            repo_id=repo_id,
-            revision=revision or "main",
-            files={file.as_posix(): (Path(folder) / file).stat().st_size for file in files},
-            card=(Path(folder) / "README.md").read_text(encoding="utf-8"),
-        )
-        if dry_run:
+        files = Path(folder) / "files"
+        made = _export(source, files, repo_id, revision, history, with_permission=with_permission)
+        if remote is None:
+            made.notes.append(f"What is on the Hub isn't compared. {trouble}")
+            if source.is_unlicensed and not with_permission and not private:
+                made.notes.append(f"To a public repository it would be refused. {without_licence(source)}")
             return made
-        api = HfApi(token=token, library_name="ssl_zoo")
-        state = _State(repo_id, made.revision)
         try:
-            _prepare(api, state, private=private)
-            _commit(api, state, Path(folder), made)
+            made.changes = compare(api, remote, files, list(made.files))
+            made.refusal = refusal or refuse_tag(remote, branch, tag, made.changes)
+            if dry_run:
+                return made
+            if made.refusal is not None:
+                raise PublishError(f"{made.refusal} Nothing was sent.")
+            _prepare(api, progress, remote, private=private)
+            _commit(api, progress, files, made, source, with_permission=with_permission)
+            if tag is not None and tag not in remote.tags:
+                progress.tagging = tag
+                api.create_tag(repo_id, tag=tag, revision=made.commit)
         except PublishError:
             raise
         except Exception as error:  # whatever a push dies of, the user must learn what it left behind
-            raise PublishError(f"{_explain(error, state)} {_left_behind(api, state)}") from error
+            raise PublishError(f"{explain(error, repo_id)} {left_behind(api, progress)}") from error
         return made
 
 
-def _check_repo_id(repo_id: str) -> None:
-    if not _REPO_ID.fullmatch(repo_id) or len(repo_id) > 96:
-        raise PublishError(
-            f"'{repo_id}' is no id of a repository: expected org/name, each of letters, digits, '-', '_' and '.', not "
-            f"beginning or ending with '-' or '.', without '--' and '..', 96 characters at most"
+def write_repository(
+    run_dir: str | Path,
+    repo_id: str,
+    out_dir: str | Path,
+    *,
+    revision: str | None = None,
+    compact: bool = False,
+) -> list[Path]:
+    """Write the files of a repository to a folder, without a network; that folder can be published as it is.
+
+    Args:
+        run_dir (`str` or `Path`): As for `publish`.
+        repo_id (`str`): Id that the card's code loads from.
+        out_dir (`str` or `Path`): Where to write; must be empty or missing.
+        revision (`str`, *optional*): Branch that the card's code names.
+        compact (`bool`): Leave out of the pretraining model what only serves to train on and begins as a copy.
+
+    Returns:
+        `list[Path]`: The files, relative to `out_dir`.
+
+    Raises:
+        PublishError: when the folder can't be exported; `out_dir` is then as it was.
+    """
+    problem = refuse_names(repo_id, revision or "main", None)
+    if problem is not None:
+        raise PublishError(problem)
+    try:
+        return export_repo(run_dir, out_dir, repo_id=repo_id, revision=revision, compact=compact)
+    except ExportError as error:
+        raise PublishError(str(error)) from error
+
+
+def _read(folder: str | Path) -> Source:
+    try:
+        return Source.read(folder)
+    except ExportError as error:
+        raise PublishError(str(error)) from error
+
+
+def _export(
+    source: Source, out: Path, repo_id: str, revision: str | None, history: History | None, *, with_permission: bool
+) -> Publication:
+    try:
+        files = export_repo(
+            source.folder, out, repo_id=repo_id, revision=revision, history=history, with_permission=with_permission
         )
+    except ExportError as error:
+        raise PublishError(str(error)) from error
+    return Publication(
+        repo_id=repo_id,
+        revision=revision or "main",
+        files={file.as_posix(): (out / file).stat().st_size for file in files},
+        card=(out / "README.md").read_text(encoding="utf-8"),
+    )
 
 
-def _prepare(api: HfApi, state: _State, *, private: bool) -> None:
+def _prepare(api: HfApi, progress: Progress, remote: Remote, *, private: bool) -> None:
     """Make the repository and the branch where they don't exist."""
-    try:
-        api.create_repo(state.repo_id, private=private)
-        state.created_repo = True
-        logger.info("made the repository %s", state.repo_id)
-    except HfHubHTTPError as error:
-        # A token may write to an existing repository without the right to make one; so look before giving up.
-        if error.response.status_code not in (401, 402, 403, 409) or not _exists(api, state.repo_id):
-            raise
-    if private and not state.created_repo and not api.repo_info(state.repo_id).private:
-        raise PublishError(
-            f"'{state.repo_id}' exists and is public, so publishing to it would not be private: choose another name, "
-            f"or make it private in its settings. Nothing was sent."
-        )
-    branches = {branch.name: branch.target_commit for branch in api.list_repo_refs(state.repo_id).branches}
-    if state.revision not in branches:
-        api.create_branch(state.repo_id, branch=state.revision)
-        state.created_branch = True
-        branches[state.revision] = branches["main"]
-    state.head = branches[state.revision]
+    progress.head = remote.head
+    if not remote.exists:
+        api.create_repo(progress.repo_id, private=private)
+        progress.created_repo = True
+        logger.info("made the repository %s", progress.repo_id)
+        progress.head = api.model_info(progress.repo_id).sha
+    if progress.revision != "main" and progress.revision not in remote.branches:
+        api.create_branch(progress.repo_id, branch=progress.revision, revision=progress.head)
+        progress.created_branch = True
 
 
-def _exists(api: HfApi, repo_id: str) -> bool:
-    try:
-        return api.repo_exists(repo_id)
-    except HfHubHTTPError:
-        return False
-
-
-def _commit(api: HfApi, state: _State, folder: Path, made: Publication) -> None:
-    """Send everything in one commit.
+def _commit(
+    api: HfApi, progress: Progress, folder: Path, made: Publication, source: Source, *, with_permission: bool
+) -> None:
+    """Send everything that has changed in one commit.
 
     Not `upload_folder`: with hf_xet installed it splits an upload into several commits.
     """
-    stale = [path for path in api.list_repo_files(state.repo_id, revision=state.revision) if _is_ours(path)]
+    changes = made.changes
+    if changes is None or not changes:
+        made.commit = progress.head
+        made.url = f"{api.endpoint}/{made.repo_id}/commit/{made.commit}"
+        return
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        *(CommitOperationDelete(path) for path in stale if path not in made.files),
-        *(CommitOperationAdd(path, folder / path) for path in made.files),
+        *(CommitOperationDelete(path) for path in changes.deleted),
+        *(CommitOperationAdd(path, folder / path) for path in (*changes.new, *changes.replaced)),
     ]
-    state.committing = True
+    message, description = "Publish model, training recipe, log and results", None
+    if source.conversion is not None:
+        message = f"Publish converted weights of {display_name(source.method)}"
+        if source.is_unlicensed and with_permission:
+            message += ", with permission"
+            description = (
+                f"The authors' release states no licence. Whoever published this says that they have the authors' "
+                f"permission (`{PERMISSION}` in conversion.json)."
+            )
+    progress.committing = True
     info = api.create_commit(
-        state.repo_id,
+        progress.repo_id,
         operations,
-        commit_message="Publish model, training recipe, log and results",
-        revision=state.revision,
-        parent_commit=state.head,
+        commit_message=message,
+        commit_description=description,
+        revision=progress.revision,
+        parent_commit=progress.head,
     )
-    made.url, made.commit, made.changed = str(info.commit_url), info.oid, info.oid != state.head
-
-
-def _is_ours(path: str) -> bool:
-    """Whether only publishing writes such a file: what an earlier run left must not pass for this run's."""
-    return path.startswith(f"{PRETRAINING_FOLDER}/") or (
-        "/" not in path and path.endswith((".py", ".jsonl", ".safetensors", *PICTURES, "recipe.yaml"))
-    )
-
-
-def _explain(error: Exception, state: _State) -> str:
-    namespace = state.repo_id.split("/")[0]
-    while not isinstance(error, HfHubHTTPError) and isinstance(error.__cause__, Exception):
-        error = error.__cause__  # the client wraps what goes wrong with one file of an upload
-    if isinstance(error, LocalTokenNotFoundError):
-        return f"You are not logged in to the Hub. {_LOG_IN}"
-    if not isinstance(error, HfHubHTTPError):
-        reason = " ".join(str(error).split()) or "no reason given"
-        return f"The connection to the Hub failed ({type(error).__name__}: {reason}). Check the network and try again."
-    status = error.response.status_code
-    said = error.response.headers.get("X-Error-Message") or error.server_message or str(error).strip().splitlines()[0]
-    if status == 401:
-        return f"The Hub doesn't know you (401: {said}). {_LOG_IN}"
-    if status == 403:
-        return (
-            f"Your token may not write to '{state.repo_id}' (403: {said}). Use a token with write access and a "
-            f"namespace that is yours: '{namespace}' must be your user name or an organisation you may write to."
-        )
-    if status == 404:
-        return f"The Hub finds no '{state.repo_id}' that you may write to (404: {said}). Check the name and the token."
-    if status in (409, 412):
-        return f"Somebody else changed '{state.repo_id}' in the meantime ({status}: {said}). Look at it and try again."
-    return f"The Hub refused ({status}: {said})."
-
-
-def _left_behind(api: HfApi, state: _State) -> str:
-    """Say what a failed push left on the Hub, after looking if it can be looked at."""
-    made = []
-    if state.created_repo:
-        made.append(f"the new repository '{state.repo_id}'")
-    if state.created_branch:
-        made.append(f"the new branch '{state.revision}'")
-    exists = "Nothing of this push is visible."
-    if made:
-        exists = f"Of this push there is {' and '.join(made)}, without the model."
-    if state.committing:
-        try:
-            head = api.repo_info(state.repo_id, revision=state.revision).sha
-        except Exception:  # no network, most likely: that is what failed in the first place
-            head = None
-            exists = "Whether the commit arrived is unknown; if it did, it did so whole."
-        if head is not None and head != state.head:
-            exists = f"But '{state.revision}' has a new commit, {head}: if it is yours, the model is published whole."
-    return f"{exists} Repeating the command is safe: it continues with what is there and makes at most one commit."
+    made.url, made.commit, made.changed = str(info.commit_url), info.oid, info.oid != progress.head

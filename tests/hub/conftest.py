@@ -88,8 +88,10 @@ def hub(tmp_path: Path) -> Iterator[LocalHub]:
 
 @pytest.fixture
 def hub_here(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
-    """A fresh, empty Hub that `HfApi` uses in this process, for tests that push; downloads need `hub.run`."""
+    """A fresh, empty Hub that `HfApi` uses in this process, for tests that push; loading models needs `hub.run`."""
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+    address = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import yaml
+from PIL import Image
 
 import ssl_zoo
 
@@ -78,5 +79,63 @@ def make_run(folder: Path, *, small_image_stem: bool = False, evaluated: bool = 
         data = {**result()["data"], "path": str(images), "revision": None}
         command = f"{folder}/bin/python {folder}/recipes/evaluate.py {run} data.path={images}"
         (run / "results.jsonl").write_text(json.dumps(result(data=data, command=command)) + "\n")
-        (run / "clusters.png").write_bytes(b"\x89PNG not really")
+        Image.new("RGB", (4, 4), "white").save(run / "clusters.png")
     return run
+
+
+CHECKPOINT_SHA256 = "5e" * 32
+
+
+def make_conversion(
+    folder: Path, *, license_id: str | None = "mit", backbone_only: bool = False, seed: int = 0
+) -> Path:
+    """Write what a conversion hands to `export_repo`: `model/` and `conversion.json`."""
+    made = folder / "conversion"
+    made.mkdir(parents=True)
+    torch.manual_seed(seed)
+    config = ssl_zoo.MiraConfig(
+        architecture="resnet18",
+        model_args=TINY,
+        projector_hidden_features=[16],
+        projection_features=8,
+        num_prototypes=10,
+    )
+    model = ssl_zoo.MiraModel(config) if backbone_only else ssl_zoo.MiraForPreTraining(config)
+    model.save_pretrained(made / "model")
+    conversion = {
+        "entry": "mira-resnet50.imagenet1k-800ep",
+        "method": "mira",
+        "layout": "mira",
+        "branch": "student" if backbone_only else "teacher",
+        "source": {
+            "file": "mira.pth",
+            "bytes": 1,
+            "sha256": CHECKPOINT_SHA256,
+            "url": "https://example.org/mira.pth",
+            "epoch": 800,
+        },
+        "license": {
+            "id": license_id,
+            "name": license_id and license_id.upper(),
+            "where": "https://example.org/mira/LICENSE",
+        },
+        "paper": "https://huggingface.co/papers/2211.02284",
+        "dataset": "imagenet-1k",
+        "reported": [
+            {
+                "metric": "linear_top1",
+                "value": 75.6,
+                "dataset": "imagenet-1k",
+                "protocol": "linear probe",
+                "where": "the test that made this up",
+            }
+        ],
+        "notes": "",
+        "left_out": {"optimizer": "training state"},
+        "versions": {"torch": "2.14.1"},
+        "commit": "1234567",
+        "command": f"python recipes/convert.py mira {folder}/mira.pth out",
+        "date": "2026-01-01",
+    }
+    (made / "conversion.json").write_text(json.dumps(conversion))
+    return made

@@ -25,6 +25,7 @@ STRANGER_TOKEN = "hf_stranger"  # another user
 NO_REPLY = "no reply"  # the request is carried out, then the connection is cut
 HALF_REQUEST = "half request"  # the connection is cut in the middle of the request's body
 HALF_REPLY = "half reply"  # the connection is cut in the middle of the reply's body
+STALL = "stall"  # the request is never carried out nor answered; `HubServer.stalled` tells that it has come
 
 Reply = tuple[int, dict[str, str], bytes]
 
@@ -62,6 +63,9 @@ class HubServer:
     repos: dict[tuple[str, str], Repo] = field(default_factory=dict)
     faults: list[Fault] = field(default_factory=list)
     requests: list[tuple[str, str, int]] = field(default_factory=list)  # method, path, status (0: connection cut)
+    renamed: dict[str, str] = field(default_factory=dict)  # old id -> new id: asked of the old, it redirects
+    stalled: threading.Event = field(default_factory=threading.Event)
+    closing: threading.Event = field(default_factory=threading.Event)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def add_repo(self, repo_id: str, files: dict[str, bytes], *, repo_type: str = "model", **options: Any) -> Repo:
@@ -372,6 +376,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.rfile.read(int(self.headers.get("Content-Length", 0)) // 2)
             return self._cut(path)
         body = self._read_body()
+        if fault == STALL:
+            self.hub.stalled.set()
+            self.hub.closing.wait(120)
+            return self._cut(path)
         if isinstance(fault, int):
             status, headers, content = reply({"error": "injected fault"}, fault)
         else:
@@ -402,6 +410,10 @@ class _Handler(BaseHTTPRequestHandler):
         return b"".join(parts)
 
     def _answer(self, method: str, path: str, body: bytes) -> Reply:
+        for old, new in self.hub.renamed.items():
+            if re.search(rf"/{re.escape(old)}(?=[/.]|$)", path):
+                place = self.hub.endpoint + path.replace(f"/{old}", f"/{new}", 1)
+                return 307, {"Location": place}, b""
         headers = {name.lower(): value for name, value in self.headers.items()}
         token = headers.get("authorization", "").removeprefix("Bearer ")
         try:
@@ -449,5 +461,6 @@ def serve() -> Iterator[HubServer]:
         try:
             yield hub
         finally:
+            hub.closing.set()
             http.shutdown()
             thread.join()

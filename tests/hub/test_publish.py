@@ -294,17 +294,24 @@ def test_a_push_that_loses_the_network(hub_here: LocalHub, tmp_path: Path, monke
     assert "Check the network" in refused(run, "org/name")
 
 
+MINE = {"NOTES.md": b"by hand", "demo.py": b"x = 1", "probe.safetensors": b"x", "pretraining/notes.txt": b"by hand"}
+
+
 def test_what_an_earlier_run_left_is_replaced(hub_here: LocalHub, tmp_path: Path) -> None:
     first = make_run(tmp_path / "first")
     second = make_run(tmp_path / "second", evaluated=False, seed=1)
-    hub_here.server.add_repo("org/name", {"NOTES.md": b"by hand", "modeling_old.py": b"x = 1"})
+    hub_here.server.add_repo(
+        "org/name", MINE | {"modeling_old.py": b"# Made from ssl_zoo/old.py: change it there.\nx = 1"}
+    )
     one, two = publish(first, "org/name"), publish(second, "org/name")
     assert one.changed
     assert two.changed
-    assert {"results.jsonl", "NOTES.md"} < set(files_of(hub_here.server, revision=one.commit or ""))
+    assert {"results.jsonl", *MINE} < set(files_of(hub_here.server, revision=one.commit or ""))
     files = files_of(hub_here.server)
-    assert set(files) == {*two.files, "NOTES.md"}
+    assert set(files) == {*two.files, *MINE}
+    assert all(files[name] == data for name, data in MINE.items())
     assert not {"results.jsonl", "clusters.png", "modeling_old.py"} & set(files)
+    assert "earlier_results.jsonl" in files
     assert b"Not measured" in files["README.md"]
     assert len(hub_here.server.repos["model", "org/name"].history("main")) == 4
 
@@ -333,8 +340,11 @@ def test_refusals_in_words(hub_here: LocalHub, tmp_path: Path, monkeypatch: pyte
     server.add_repo("org/open", {"README.md": b"x"})
     for name in ("name", "org/na me", "org/name/x", "-org/name", "org/na--me", "org/x.git", "o" * 60 + "/" + "n" * 60):
         assert "expected org/name" in refused(run, name)
+    assert "Yours would be 'owner/name'" in refused(run, "name")
+    for branch in ("refs/heads/x", "a b", "a..b", "/a", "a.lock"):
+        assert "can't be the name of a branch" in refused(run, "org/name", revision=branch)
     assert "finished run" in refused(tmp_path / "missing", "org/name")
-    assert server.requests == []
+    assert {path for _, path, _ in server.requests} == {"/api/whoami-v2"}
 
     error = refused(run, "org/name", token="hf_wrong")
     assert "401" in error
@@ -368,7 +378,8 @@ def test_dry_run_sends_nothing(
     run = make_run(tmp_path, evaluated=False)
     run_script(monkeypatch, str(run), "org/name", "--dry-run", "--private")
     shown = capsys.readouterr().out
-    assert hub_here.server.requests == []
+    assert {method for method, _, _ in hub_here.server.requests} == {"GET"}
+    assert hub_here.server.repos == {}
     size = (run / "model" / "model.safetensors").stat().st_size
     assert re.search(rf"pretraining/model\.safetensors +{size:,} bytes", shown)
     assert "Not measured" in shown

@@ -1,0 +1,178 @@
+"""What a repository on the Hub holds before it is published to, and what a publication would change."""
+
+import hashlib
+import json
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoFile
+
+from ssl_zoo.hub.export import CODE_MARK, EARLIER_FILE, RESULTS_FILE, WRITTEN
+from ssl_zoo.hub.history import History
+from ssl_zoo.hub.sources import CONVERSION_FILE, ExportError
+from ssl_zoo.hub.weights import WEIGHTS_FILE
+
+
+__all__ = ["Changes", "Remote", "compare", "look", "read_history"]
+
+_SECONDS = 30.0
+"""How long the first question to the Hub may take. It shows whether there is a network at all."""
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A repository on the Hub, as it is now.
+
+    Attributes:
+        repo_id: Its id; another than was asked for when it was renamed.
+        exists: Whether there is one that we may see.
+        private: Whether only its owners see it.
+        branches: Name -> id of the head.
+        tags: Name -> id of the commit.
+        head: Commit that a publication would follow: of the branch, of `main` where the branch is new.
+        files: Path -> file, at `head`.
+    """
+
+    repo_id: str
+    exists: bool = False
+    private: bool = False
+    branches: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+    head: str | None = None
+    files: dict[str, RepoFile] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a publication does to a branch: paths that are new, replaced, left as they are, deleted, or not ours."""
+
+    new: tuple[str, ...]
+    replaced: tuple[str, ...]
+    same: tuple[str, ...]
+    deleted: tuple[str, ...]
+    kept: tuple[str, ...]
+
+    def __bool__(self) -> bool:
+        """Whether there is anything to commit."""
+        return bool(self.new or self.replaced or self.deleted)
+
+
+def look(api: HfApi, repo_id: str, branch: str) -> Remote:
+    """Ask the Hub what there is.
+
+    Args:
+        api (`HfApi`): Who asks.
+        repo_id (`str`): `"org/name"`.
+        branch (`str`): Branch that will be published to; it need not exist.
+
+    Returns:
+        [`Remote`]: One that doesn't exist, where there is none that we may see.
+    """
+    try:
+        info = api.model_info(repo_id, timeout=_SECONDS)
+    except GatedRepoError:
+        raise
+    except RepositoryNotFoundError:
+        return Remote(repo_id)
+    refs = api.list_repo_refs(repo_id)
+    branches = {ref.name: ref.target_commit for ref in refs.branches}
+    head = branches.get(branch) or branches.get("main")
+    entries = api.list_repo_tree(repo_id, recursive=True, revision=head) if head else ()
+    return Remote(
+        info.id,
+        exists=True,
+        private=bool(info.private),
+        branches=branches,
+        tags={ref.name: ref.target_commit for ref in refs.tags},
+        head=head,
+        files={entry.path: entry for entry in entries if isinstance(entry, RepoFile)},
+    )
+
+
+def read_history(api: HfApi, remote: Remote, branch: str) -> History | None:
+    """Read the results that a branch holds; one that was never published to has none, whatever `main` holds.
+
+    Raises:
+        ExportError: for a file that somebody has spoilt.
+    """
+    commit, main = remote.branches.get(branch), remote.branches.get("main")
+    if commit is None or (branch != "main" and commit == main):
+        return None
+    weights = remote.files.get(WEIGHTS_FILE)
+    conversion = _objects(api, remote, CONVERSION_FILE, whole=True)
+    return History(
+        commit=commit,
+        weights_sha256=weights.lfs.sha256 if weights is not None and weights.lfs is not None else None,
+        results=_objects(api, remote, RESULTS_FILE),
+        earlier=_objects(api, remote, EARLIER_FILE),
+        conversion=conversion[0] if conversion else None,
+    )
+
+
+def compare(api: HfApi, remote: Remote, folder: Path, paths: list[str]) -> Changes:
+    """Tell what publishing a folder changes.
+
+    What earlier publications wrote and this one doesn't is deleted: it must not pass for this model's. Of all other
+    files, which people put there, none is touched.
+
+    Args:
+        api (`HfApi`): Who asks.
+        remote ([`Remote`]): What is there.
+        folder (`Path`): Files to publish.
+        paths (`list[str]`): Their paths in the repository.
+    """
+    there = remote.files
+    new = [path for path in paths if path not in there]
+    same = [path for path in paths if path in there and _is_equal(folder / path, there[path])]
+    others = sorted(set(there) - set(paths))
+    deleted = [path for path in others if path in WRITTEN or _is_our_code(api, remote, path)]
+    return Changes(
+        new=tuple(new),
+        replaced=tuple(path for path in paths if path not in {*new, *same}),
+        same=tuple(same),
+        deleted=tuple(deleted),
+        kept=tuple(path for path in others if path not in deleted),
+    )
+
+
+def _is_equal(file: Path, published: RepoFile) -> bool:
+    if file.stat().st_size != published.size:
+        return False
+    with file.open("rb") as stream:
+        if published.lfs is not None:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == published.lfs.sha256
+        return hashlib.sha1(b"blob %d\0" % published.size + stream.read()).hexdigest() == published.blob_id
+
+
+def _is_our_code(api: HfApi, remote: Remote, path: str) -> bool:
+    if "/" in path or not path.endswith(".py"):
+        return False
+    return (_download(api, remote, path) or "").startswith(CODE_MARK)
+
+
+def _download(api: HfApi, remote: Remote, path: str) -> str | None:
+    """Text of a published file; it isn't kept."""
+    if path not in remote.files:
+        return None
+    with tempfile.TemporaryDirectory(prefix="ssl_zoo-") as folder:
+        file = api.hf_hub_download(remote.repo_id, path, revision=remote.head, cache_dir=folder)
+        return Path(file).read_text(encoding="utf-8", errors="replace")
+
+
+def _objects(api: HfApi, remote: Remote, path: str, *, whole: bool = False) -> list[dict[str, Any]]:
+    """JSON objects of a published file: one a line, or the `whole` file one."""
+    text = _download(api, remote, path) or ""
+    try:
+        rows = [json.loads(part) for part in ([text] if whole else text.splitlines()) if part.strip()]
+    except ValueError:
+        rows = [None]
+    if not all(isinstance(row, dict) for row in rows):
+        raise ExportError(
+            f"{path} of '{remote.repo_id}' (commit {str(remote.head)[:12]}) isn't the JSON that was published, so "
+            f"what it says can't be kept: mend it on the Hub, or delete it there."
+        )
+    return rows

@@ -4,6 +4,8 @@ import importlib
 from typing import Any
 
 from ssl_zoo.models.registry import public_classes, register_with_transformers
+from ssl_zoo.zoo.entries import list_models as list_models
+from ssl_zoo.zoo.entries import model_info as model_info
 
 
 __version__ = "0.1.0"

@@ -16,7 +16,7 @@ MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 
 # Layer (longest prefix wins) -> modules of ours that it may import, besides its own layer. A final dot = all in it.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
-    "ssl_zoo": ("ssl_zoo.models.registry",),
+    "ssl_zoo": ("ssl_zoo.models.registry", "ssl_zoo.zoo.entries"),
     "ssl_zoo.provenance": (),
     "ssl_zoo.functional": (),
     "ssl_zoo.nn": ("ssl_zoo.functional.",),
@@ -32,12 +32,28 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ssl_zoo.evaluation.",
         "ssl_zoo.provenance",
     ),
+    "ssl_zoo.zoo": (),
     "ssl_zoo.hub": (
         "ssl_zoo.nn.backbone",
         "ssl_zoo.models.",
         "ssl_zoo.evaluation.results",
         "ssl_zoo.training.recipe",
         "ssl_zoo.provenance",
+    ),
+    "ssl_zoo.conversion": (
+        "ssl_zoo.nn.backbone",
+        "ssl_zoo.models.",
+        "ssl_zoo.data.label_files",
+        "ssl_zoo.hub.export",
+        "ssl_zoo.zoo.",
+        "ssl_zoo.provenance",
+    ),
+    "ssl_zoo.explore": (
+        "ssl_zoo.functional.",
+        "ssl_zoo.models.",
+        "ssl_zoo.data.",
+        "ssl_zoo.evaluation.",
+        "ssl_zoo.zoo.",
     ),
     "ssl_zoo.detection": (
         "ssl_zoo.functional.",
@@ -73,7 +89,13 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
         *("sklearn", "scipy", "matplotlib", "PIL", "tqdm", "timm", "filelock"),
     ),
     "ssl_zoo.training": (*_COMMON, "accelerate", "timm", "huggingface_hub", "safetensors", "yaml", "tqdm"),
+    "ssl_zoo.zoo": (),
     "ssl_zoo.hub": (*_COMMON, "huggingface_hub", "safetensors", "timm", "transformers", "yaml"),
+    "ssl_zoo.conversion": (*_COMMON, "huggingface_hub", "pyarrow", "safetensors"),
+    "ssl_zoo.explore": (
+        *_COMMON,
+        *("datasets", "huggingface_hub", "PIL", "pyarrow", "scipy", "sklearn", "timm", "transformers", "umap", "yaml"),
+    ),
     "ssl_zoo.detection": (
         *_COMMON,
         *("accelerate", "datasets", "matplotlib", "PIL", "pycocotools", "timm", "torchvision", "tqdm"),
@@ -161,6 +183,7 @@ def test_a_module_imports_downwards_only(path: Path) -> None:
         ("ssl_zoo.detection.loop", "from ssl_zoo.training.loop import train"),
         ("ssl_zoo.training.loop", "from ssl_zoo.detection.loop import train_detector"),
         ("ssl_zoo.provenance", "import torch"),
+        ("ssl_zoo.zoo.entries", "import yaml"),
         ("ssl_zoo", "from ssl_zoo.models.mira import MiraModel"),
         ("ssl_zoo", "import torch"),
     ],
@@ -180,7 +203,9 @@ def test_a_module_prints_nothing_and_parses_no_arguments(path: Path) -> None:
     tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
     names = [node.id for node in ast.walk(tree) if isinstance(node, ast.Name)]
     assert "print" not in names
-    assert "argparse" not in {name.partition(".")[0] for name, _ in imports(tree)}
+    # Authors save an `argparse.Namespace` in their checkpoints: to know one is no parsing.
+    parsers = {name for name, _ in imports(tree) if name.partition(".")[0] == "argparse"}
+    assert parsers <= {"argparse.Namespace"}
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,7 @@ CHECKS: dict[str, Callable[[re.Match[str]], None]] = {
     r"make (?P<targets>[\w =.-]+)": check_make,
     LAUNCH + r"recipes/train\.py(?P<words>.*)": check_train,
     LAUNCH + r"(?P<script>recipes/(?:evaluate|label|detect)\.py)(?P<words>.*)": check_other_recipe,
-    r"python (?P<script>(?:recipes/(?:publish|evaluate|record)|benchmarks/cifar10_table)\.py)(?P<words>.*)": (
+    r"python (?P<script>(?:recipes/(?:publish|evaluate|record|convert)|benchmarks/cifar10_table)\.py)(?P<words>.*)": (
         check_other_recipe
     ),
     r"pip install (?:-e )?(?:\.|ssl_zoo)(?:\[(?P<extras>[\w,]+)\])?": check_install,
@@ -160,7 +160,7 @@ def test_a_python_block_runs(block: str, exported: Path, tmp_path: Path, monkeyp
     monkeypatch.chdir(tmp_path)
     code = re.sub(r"""(["'])hf-hub:[\w-]+/[\w.-]+\1""", repr(f"local-dir:{exported}"), block)
     code = re.sub(r"""(["'])[\w-]+/[\w.-]+\1""", repr(str(exported)), code)
-    assert code != block, "names no repository"
+    assert code != block or "list_models" in block, "names no repository"
     exec(compile(code, "README.md", "exec"), {})
 
 

@@ -51,7 +51,8 @@ def describe(made: Converted) -> str:
     lines = [
         f"Recognised: layout {about['layout']} of {about['method']}{epoch}, {made.architecture}",
         f"            SHA-256 {source['sha256']}, {source['bytes']:,} bytes",
-        f"Made:       {out}: the {about['branch']} backbone"
+        f"Made:       {out}: "
+        + ("the backbone" if about["branch"] == "backbone" else f"the {about['branch']} backbone")
         + (", and the full model in pretraining/" if made.complete else " alone"),
         *(f"            SHA-256 {file['sha256']}  {name}" for name, file in about["result"].items()),
     ]

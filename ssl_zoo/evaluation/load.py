@@ -46,7 +46,7 @@ class ModelLoadError(ValueError):
     """A model can't be loaded; the message says what was found and what to do."""
 
 
-def load_backbone(name: str, *, revision: str | None = None) -> PreTrainedModel:
+def load_backbone(name: str, *, revision: str | None = None, remote_code: bool = False) -> PreTrainedModel:
     """Load a feature extractor, in evaluation mode on the CPU.
 
     Args:
@@ -54,6 +54,7 @@ def load_backbone(name: str, *, revision: str | None = None) -> PreTrainedModel:
             on the Hub (`org/name`) with a vision model of ours, of timm's or of transformers', or the name of a timm
             model with pretrained weights (`resnet50.a1_in1k`, or `resnet50` for timm's default weights).
         revision: Commit, branch or tag on the Hub.
+        remote_code: Whether to run Python code that a repository brings along.
 
     Returns:
         `PreTrainedModel`: [`Backbone`] makes features of images with it.
@@ -61,7 +62,7 @@ def load_backbone(name: str, *, revision: str | None = None) -> PreTrainedModel:
     Raises:
         ModelLoadError: If there is no such model, or it can't be read.
     """
-    model, info = load_auto(AutoModel, name, revision, output_loading_info=True)
+    model, info = load_auto(AutoModel, name, revision, output_loading_info=True, trust_remote_code=remote_code)
     # Of many checkpoints transformers makes up the pooling layer: a random one must not be evaluated.
     model.config.ssl_zoo_random_pooler = any("pooler" in key for key in info["missing_keys"])
     model.eval()
@@ -185,6 +186,7 @@ def find_file(name: str, file: str, *, revision: str | None = None) -> Path | No
 def load_auto(auto_class: Any, name: str, revision: str | None, **options: Any) -> Any:
     """Call `from_pretrained` of one of transformers' Auto classes; what goes wrong becomes a `ModelLoadError`."""
     place = _locate(name)
+    options.setdefault("trust_remote_code", False)  # said nothing, transformers would ask at the terminal
     if isinstance(place, str):
         options["revision"] = revision or "main"
     try:
@@ -244,6 +246,8 @@ def _hub_error(repo_id: str, error: Exception) -> ModelLoadError:
         cure = "it has no such revision: check the spelling of the branch, tag or commit"
     elif raised(LocalEntryNotFoundError, OfflineModeIsEnabled):
         cure = "the Hub can't be reached and no copy is in the cache: check the network, or give a local folder"
+    elif "trust_remote_code" in str(error):
+        cure = "it brings Python code of its own, which isn't run here; convert or publish it as a model without"
     else:
         cure = str(error)
     return ModelLoadError(f"'{repo_id}' can't be loaded from the Hub: {cure}")

@@ -92,7 +92,8 @@ def convert_checkpoint(
     _refuse_occupied(out)
     if branch is not None and not any(branch in layout.branches for layout in candidates):
         known = sorted({known for layout in candidates for known in layout.branches})
-        raise ConversionError(f"--branch must be one of {', '.join(known)} for '{name}', got '{branch}'")
+        choices = f"must be one of {', '.join(known)}" if len(known) > 1 else "must be left out (there is one network)"
+        raise ConversionError(f"--branch {choices} for '{name}', got '{branch}'")
     checkpoint = read_checkpoint(file)
     layout, note = _recognise(name, candidates, checkpoint)
     logger.info("%s has the layout '%s' (%d tensors)", checkpoint.file.name, layout.name, len(checkpoint.state))

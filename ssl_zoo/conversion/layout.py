@@ -110,10 +110,8 @@ def chosen_branch(layout: Layout, branch: str | None) -> str:
     if branch is None:
         return layout.branches[0]
     if branch not in layout.branches:
-        raise ConversionError(
-            f"a checkpoint of the layout '{layout.name}' has the branches {', '.join(layout.branches)}, "
-            f"got --branch '{branch}'"
-        )
+        has = f"the branches {', '.join(layout.branches)}" if len(layout.branches) > 1 else "one network, no branches"
+        raise ConversionError(f"a checkpoint of the layout '{layout.name}' has {has}, got --branch '{branch}'")
     return branch
 
 

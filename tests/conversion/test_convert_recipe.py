@@ -172,8 +172,12 @@ def test_an_entry_without_a_converter(
         ({}, ["mira"], "has the layout 'corinfomax-backbone', not one of 'mira'"),
         ({}, ["corinfomix"], "NAME must be `auto`, a method (cmsf, corinfomax, mira, msf, sela)"),
         ({}, ["mira-resnet5O.imagenet1k-800ep"], "the zoo has no model"),
-        ({}, ["corinfomax", "--branch", "teacher"], "--branch must be one of online for 'corinfomax', got 'teacher'"),
-        ({}, ["auto", "--branch", "teacher"], "has the branches online, got --branch 'teacher'"),
+        (
+            {},
+            ["corinfomax", "--branch", "teacher"],
+            "--branch must be left out (there is one network) for 'corinfomax'",
+        ),
+        ({}, ["auto", "--branch", "teacher"], "has one network, no branches, got --branch 'teacher'"),
         ({"fill": np.float64(1)}, ["corinfomax"], "wants to run code"),
     ],
 )

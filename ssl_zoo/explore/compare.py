@@ -1,0 +1,187 @@
+"""Two clusterings of the same images: where they agree, and which images moved."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from ssl_zoo.evaluation.metrics.clustering import (
+    adjusted_mutual_information,
+    adjusted_rand_index,
+    normalized_mutual_information,
+)
+from ssl_zoo.explore.clusters import Clustering
+from ssl_zoo.explore.workbench import ExploreError
+
+
+__all__ = ["AgreementTable", "Comparison", "Move", "compare"]
+
+Numbers = npt.NDArray[np.int64]
+
+
+class Move(NamedTuple):
+    """An image that is in another cluster than the first clustering lets one expect.
+
+    Attributes:
+        image, first, second (`int`): Its number, and its clusters.
+        expected (`int`, *optional*): Partner of `first` in the second clustering; `None` where it has none.
+        surprise (`float`): Product of both confidences.
+    """
+
+    image: int
+    first: int
+    second: int
+    expected: int | None
+    surprise: float
+
+
+@dataclass(frozen=True)
+class AgreementTable:
+    """Images by cluster of both clusterings, to be drawn: partners meet on the diagonal.
+
+    Attributes:
+        counts (`numpy.ndarray` of shape `(rows, columns)`): They add up to all images.
+        rows, columns (`list` of `int` or `None`): Clusters of the first and of the second; `None` = all others.
+        num_pairs (`int`): So many of the rows stand on the diagonal with their partner.
+    """
+
+    counts: Numbers
+    rows: list[int | None]
+    columns: list[int | None]
+    num_pairs: int
+
+
+class Comparison:
+    """How two clusterings of one gallery agree.
+
+    Attributes:
+        first, second ([`Clustering`]): What was compared.
+        partners (`dict`): Cluster of the first -> cluster of the second, by the one-to-one matching that leaves the
+            most images where they are (Hungarian). Only clusters that share an image are partners.
+        matched_share (`float`): Share of the images that stay under this matching, in (0, 1].
+        nmi, ami, ari (`float`): Agreement that needs no matching; 1 = the same partition. AMI and ARI are about 0 for
+            chance, NMI is not.
+        moved (`numpy.ndarray` of shape `(moved,)`): Images that don't stay, the most surprising first: those that both
+            clusterings are sure of.
+    """
+
+    def __init__(self, first: Clustering, second: Clustering) -> None:
+        self.first, self.second = first, second
+        self.nmi = normalized_mutual_information(first.labels, second.labels)
+        self.ami = adjusted_mutual_information(first.labels, second.labels)
+        self.ari = adjusted_rand_index(first.labels, second.labels)
+        self.partners = _match(first.labels, second.labels)
+        expected = np.full(len(first), -1)
+        expected[list(self.partners)] = list(self.partners.values())
+        moved = np.flatnonzero(expected[first.labels] != second.labels)
+        self._surprise = first.confidence.astype(np.float64) * second.confidence
+        self.moved: Numbers = moved[np.lexsort((moved, -self._surprise[moved]))]
+        self.matched_share = 1.0 - len(moved) / len(first.labels)
+
+    def moves(self, start: int = 0, count: int | None = None) -> list[Move]:
+        """A page of the images that moved, the most surprising first."""
+        found: list[Move] = []
+        for image in self.moved[start : None if count is None else start + count].tolist():
+            before, after = int(self.first.labels[image]), int(self.second.labels[image])
+            found.append(Move(image, before, after, self.partners.get(before), float(self._surprise[image])))
+        return found
+
+    @cached_property
+    def table(self) -> AgreementTable:
+        """The table at its usual size, see `agreement`."""
+        return self.agreement()
+
+    def agreement(self, *, limit: int = 60) -> AgreementTable:
+        """Images by cluster of both, the largest clusters of the first at the top, partners on the diagonal.
+
+        Args:
+            limit: Rows and columns at most, >= 2. Of more clusters the largest `limit` - 1 are shown, and the others
+                together in the last row or column; empty ones are left out. Columns without a partner among the rows
+                follow by size.
+        """
+        if limit < 2:
+            raise ValueError(f"`limit` must be >= 2, got {limit}")
+        first_sizes, second_sizes = self.first.sizes.sizes, self.second.sizes.sizes
+        rows = _largest(first_sizes, limit)
+        partners = [self.partners.get(row, -1) for row in rows]
+        # Rows with a partner first, so that the diagonal has no gaps.
+        rows = [row for row, partner in zip(rows, partners, strict=True) if partner >= 0] + [
+            row for row, partner in zip(rows, partners, strict=True) if partner < 0
+        ]
+        paired = [partner for partner in partners if partner >= 0]
+        fits = int((second_sizes > 0).sum()) <= limit
+        places = limit if fits else limit - 1
+        paired = paired[:places]
+        others = [column for column in _by_size(second_sizes) if column not in set(paired)]
+        columns = paired + others[: places - len(paired)]
+        row_of, num_rows = _places(rows, first_sizes)
+        column_of, num_columns = _places(columns, second_sizes)
+        cells = row_of[self.first.labels] * num_columns + column_of[self.second.labels]
+        counts = np.bincount(cells, minlength=num_rows * num_columns).reshape(num_rows, num_columns)
+        return AgreementTable(
+            counts=counts,
+            rows=[*rows, *[None] * (num_rows - len(rows))],
+            columns=[*columns, *[None] * (num_columns - len(columns))],
+            num_pairs=len(paired),
+        )
+
+
+def compare(first: Clustering, second: Clustering) -> Comparison:
+    """Compare two clusterings of the same images: of two models, two checkpoints, two heads or two modes.
+
+    Args:
+        first ([`Clustering`]): One.
+        second ([`Clustering`]): The other, of the same gallery.
+
+    Returns:
+        [`Comparison`].
+
+    Raises:
+        ExploreError: They are of different images.
+    """
+    if first.explained.gallery.identity != second.explained.gallery.identity:
+        raise ExploreError(
+            "These two don't show the same images: open both on the same data, split and number of images."
+        )
+    return Comparison(first, second)
+
+
+def _match(first: Numbers, second: Numbers) -> dict[int, int]:
+    """Partners by the matching with the most images in common; only pairs that occur are looked at."""
+    from scipy.sparse import csr_array
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
+    rows, row_of = np.unique(first, return_inverse=True)
+    columns, column_of = np.unique(second, return_inverse=True)
+    pairs, counts = np.unique(row_of * len(columns) + column_of, return_counts=True)
+    # Each row may also stay alone, in a column of its own; 1 more everywhere keeps that apart from "no entry".
+    spare = np.arange(len(rows))
+    weights = np.concatenate([counts + 1, np.ones(len(rows), dtype=np.int64)]).astype(np.float64)
+    places = (
+        np.concatenate([pairs // len(columns), spare]),
+        np.concatenate([pairs % len(columns), len(columns) + spare]),
+    )
+    graph = csr_array((weights, places), shape=(len(rows), len(columns) + len(rows)))
+    matched_rows, matched_columns = min_weight_full_bipartite_matching(graph, maximize=True)
+    pairs_found = zip(matched_rows.tolist(), matched_columns.tolist(), strict=True)
+    return {int(rows[row]): int(columns[column]) for row, column in pairs_found if column < len(columns)}
+
+
+def _by_size(sizes: Numbers) -> list[int]:
+    """Clusters that aren't empty, the largest first."""
+    order: list[int] = np.lexsort((np.arange(len(sizes)), -sizes)).tolist()
+    return order[: int((sizes > 0).sum())]
+
+
+def _largest(sizes: Numbers, limit: int) -> list[int]:
+    found = _by_size(sizes)
+    return found if len(found) <= limit else found[: limit - 1]
+
+
+def _places(shown: list[int], sizes: Numbers) -> tuple[Numbers, int]:
+    """Where each cluster stands, those not shown behind the last, and how many places that makes."""
+    places = np.full(len(sizes), len(shown))
+    places[shown] = np.arange(len(shown))
+    return places, len(shown) + (int((sizes > 0).sum()) > len(shown))

@@ -1,0 +1,202 @@
+"""The images that are looked at: the first rows of a split, kept on this machine with small pictures of each."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Generator, Iterator
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, ImageOps
+
+from ssl_zoo.data.decode import CorruptImageError, decode_image
+from ssl_zoo.data.source import DataConfig, DataError, ImageSource, open_source
+from ssl_zoo.explore.row_files import check_image_place
+
+
+__all__ = ["Gallery", "GalleryRequest", "Step", "open_gallery"]
+
+THUMBNAIL = 96
+"""Side of a small picture in pixels."""
+
+_PART_ROWS = 256
+_QUALITY = 82
+_SCHEMA = pa.schema([("sample_id", pa.int64()), ("label", pa.int64()), ("image", pa.binary()), ("small", pa.binary())])
+
+
+class Step(NamedTuple):
+    """How far long work has come.
+
+    Attributes:
+        done (`int`), total (`int`): In images.
+        words (`str`): What is being done.
+    """
+
+    done: int
+    total: int
+    words: str
+
+
+@dataclass(frozen=True)
+class GalleryRequest:
+    """Which images: fields as in [`DataConfig`]; `num_images` is how many of the first rows."""
+
+    path: str = "embedded"
+    name: str | None = None
+    split: str = "test"
+    revision: str | None = None
+    image_column: str | None = None
+    label_column: str | None = None
+    num_images: int = 1000
+
+
+class Gallery:
+    """Images on this machine; the files are read when they are asked for.
+
+    Attributes:
+        folder (`Path`): Where they are kept.
+        about (`dict`): The request, the revision on the Hub, class names, corrupt rows.
+        sample_ids (`numpy.ndarray` of shape `(images,)`): Row numbers in the split, increasing.
+        labels (`numpy.ndarray` of shape `(images,)`): Classes; -1 where there is none.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.about: dict[str, Any] = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
+        self._parts = sorted(folder.glob("part-*.parquet"))
+        table = pa.concat_tables([pq.read_table(part, columns=["sample_id", "label"]) for part in self._parts])
+        self.sample_ids: npt.NDArray[np.int64] = table["sample_id"].to_numpy()
+        self.labels: npt.NDArray[np.int64] = table["label"].to_numpy()
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    @property
+    def identity(self) -> str:
+        """A text that changes when the images do."""
+        return self.folder.name
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Names of the classes, if the data set has them."""
+        names: list[str] | None = self.about["class_names"]
+        return names
+
+    def class_name(self, label: int) -> str:
+        """What readers call a class."""
+        if label < 0:
+            return "no label"
+        return self.class_names[label] if self.class_names else f"class {label}"
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether every image has a class."""
+        return bool((self.labels >= 0).all())
+
+    @cached_property
+    def small_images(self) -> list[bytes]:
+        """JPEG files of `THUMBNAIL` pixels, in memory: about 3 kB each."""
+        return [value.as_py() for part in self._parts for value in pq.read_table(part, columns=["small"])["small"]]
+
+    def images(self, start: int = 0) -> Iterator[Image.Image]:
+        """Images as they are in the data set, decoded, from number `start` on."""
+        for part in self._parts:
+            rows = pq.read_metadata(part).num_rows
+            if start >= rows:
+                start -= rows
+                continue
+            for value in pq.read_table(part, columns=["image"])["image"][start:]:
+                yield decode_image(value.as_py())
+            start = 0
+
+    def image(self, number: int) -> Image.Image:
+        """One image as it is in the data set."""
+        return next(self.images(number))
+
+
+def open_gallery(request: GalleryRequest, cache: Path) -> Generator[Step, None, Gallery]:
+    """Fetch the first images of a split, or find them where they were kept. Goes on where it was stopped.
+
+    Args:
+        request ([`GalleryRequest`]): Which images.
+        cache (`Path`): Folder of all that is kept.
+
+    Yields:
+        [`Step`]: after each part; closing the generator in between loses nothing.
+
+    Returns:
+        [`Gallery`].
+
+    Raises:
+        DataError: The images can't be found or read, none is readable, or a row names a file outside the data set.
+    """
+    yield Step(0, request.num_images, f"opening {request.path}")
+    config = {key: value for key, value in asdict(request).items() if key != "num_images"}
+    source = open_source(DataConfig(**config, max_rows=request.num_images))
+    key = json.dumps([source.identity, source.image_column, source.label_column, THUMBNAIL])
+    folder = cache / "galleries" / hashlib.sha256(key.encode()).hexdigest()[:24]
+    if not (folder / "gallery.json").is_file():
+        yield from _fetch(request, source, folder)
+    return Gallery(folder)
+
+
+def _fetch(request: GalleryRequest, source: ImageSource, folder: Path) -> Generator[Step, None, None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    reader, corrupt, total = source.reader(), 0, source.num_rows
+    ends = source.offsets + source.shard_lengths
+    for part, start in enumerate(range(0, total, _PART_ROWS)):
+        file, stop = folder / f"part-{part:05d}.parquet", min(start + _PART_ROWS, total)
+        if file.is_file():
+            corrupt += stop - start - pq.read_metadata(file).num_rows
+            continue
+        rows: list[dict[str, Any]] = []
+        for shard in np.flatnonzero((source.offsets < stop) & (ends > start)).tolist():
+            offset = int(source.offsets[shard])
+            first, last = max(start - offset, 0), min(stop - offset, int(source.shard_lengths[shard]))
+            for row in reader.read(shard, first, last):
+                check_image_place(row.image, request.path)
+                try:
+                    small = _small(decode_image(row.image))
+                except CorruptImageError:
+                    corrupt += 1
+                    continue
+                rows.append(
+                    {"sample_id": row.sample_id, "label": row.label, "image": _bytes(row.image), "small": small}
+                )
+        unfinished = file.with_suffix(".unfinished")
+        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), unfinished)
+        os.replace(unfinished, file)
+        yield Step(stop, total, f"fetching images of {request.path}")
+    if corrupt == total:
+        shutil.rmtree(folder)
+        raise DataError(f"None of the first {total} rows of {request.path!r} holds a readable image.")
+    about = {**asdict(request), "revision": source.revision, "class_names": source.class_names, "corrupt": corrupt}
+    about |= {"image_column": source.image_column, "label_column": source.label_column}
+    unfinished = folder / "gallery.unfinished"
+    unfinished.write_text(json.dumps(about, indent=2), encoding="utf-8")
+    os.replace(unfinished, folder / "gallery.json")
+
+
+def _bytes(value: Any) -> bytes:
+    """The file of an undecoded image; one that isn't at hand is made anew without loss."""
+    if isinstance(value, dict) and value.get("bytes"):
+        return bytes(value["bytes"])
+    if isinstance(value, bytes):
+        return value
+    buffer = io.BytesIO()
+    decode_image(value).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _small(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    ImageOps.fit(image, (THUMBNAIL, THUMBNAIL), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=_QUALITY)
+    return buffer.getvalue()

@@ -1,0 +1,291 @@
+"""A gallery on a plane: images that the model finds alike lie close together.
+
+The recommended library is openTSNE (extra `space`): on 10,000 features of a trained ResNet-18 it keeps 40 % of each
+image's ten nearest neighbours (UMAP 18 %, PaCMAP 12 %), compiles nothing at run time, and works in small steps, so
+that it can say how far it is and be stopped. Principal components are the fallback.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Generator
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal, get_args
+from uuid import uuid4
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from ssl_zoo.explore.gallery import Step
+from ssl_zoo.explore.preparation import Explained
+from ssl_zoo.explore.workbench import ExploreError
+
+
+__all__ = ["NAMES", "Map", "MapMethod", "Maps", "map_methods", "map_positions", "principal_components"]
+
+MapMethod = Literal["tsne", "umap", "pacmap", "pca"]
+Floats = npt.NDArray[np.float32]
+
+NAMES: dict[str, str] = {"tsne": "t-SNE", "umap": "UMAP", "pacmap": "PaCMAP", "pca": "PCA"}
+"""What readers call the methods."""
+
+_PACKAGES = {"tsne": ("openTSNE", "openTSNE"), "umap": ("umap", "umap-learn"), "pacmap": ("pacmap", "pacmap")}
+_COMPONENTS = 50
+_PERPLEXITY, _NEIGHBORS = 30, 15
+# Below so many images each has too few neighbours for anything but a projection.
+_FEWEST = 12
+_EARLY, _LATE, _CHUNK = 250, 500, 25
+_EXACT_ROWS = 2048
+# Up to so many images the tree is the faster way to the repulsive forces, above it interpolation.
+_TREE = 3000
+
+
+@dataclass(frozen=True)
+class Map:
+    """Where each image lies.
+
+    Attributes:
+        points (`numpy.ndarray` of shape `(images, 2)`): float32 in [-1, 1]; both axes have the same scale.
+        method (`str`): `tsne`, `umap`, `pacmap` or `pca`.
+        words (`str`): How it was made.
+    """
+
+    points: Floats
+    method: MapMethod
+    words: str
+
+
+@cache
+def map_methods() -> tuple[MapMethod, ...]:
+    """Methods that can be used here, the recommended one first; packages are looked for, not imported."""
+    return tuple(method for method in get_args(MapMethod) if method == "pca" or find_spec(_PACKAGES[method][0]))
+
+
+def map_positions(explained: Explained, method: MapMethod | Literal["auto"] = "auto") -> Generator[Step, None, Map]:
+    """Lay the images out on a plane, or find the map where it was kept.
+
+    Features of unit length are reduced to their first 50 principal components, then laid out from the first two.
+
+    Args:
+        explained ([`Explained`]): What the model says of the images.
+        method: `auto` takes the first of `map_methods`. Fewer than 12 images are always projected.
+
+    Yields:
+        [`Step`]: of the work, in rounds; closing the generator in between leaves nothing behind.
+
+    Returns:
+        [`Map`]: the same for the same features, machine and versions.
+
+    Raises:
+        ExploreError: There is no such method, or its package isn't installed.
+    """
+    chosen = _chosen(method, len(explained.features))
+    words = _words(chosen, len(explained.features))
+    file = explained.folder / f"map-{chosen}.npy"
+    points = _kept(file, len(explained.features))
+    if points is None:
+        yield Step(0, 1, "principal components")
+        components = principal_components(explained.unit_features, _COMPONENTS)
+        if chosen == "pca" or not components.any():
+            points = components[:, :2]
+        elif chosen == "tsne":
+            points = yield from _tsne(components)
+        else:
+            yield Step(0, 1, f"{NAMES[chosen]}, in one go")
+            points = _umap(components) if chosen == "umap" else _pacmap(components)
+        points = _fitted(points)
+        _keep(file, points)
+    return Map(points, chosen, words)
+
+
+class Maps:
+    """Makes maps for several visitors, a piece at each question: work goes on only while somebody asks for it.
+
+    Args:
+        kept: Unfinished maps that are held in memory. Of more, the one that was asked for longest ago starts anew.
+    """
+
+    def __init__(self, *, kept: int = 2) -> None:
+        self._most = kept
+        self._work: OrderedDict[tuple[str, str], Generator[Step, None, Map]] = OrderedDict()
+        self._busy = threading.Lock()  # a library may use all cores, and not all of them can work in two threads
+
+    def advance(
+        self, explained: Explained, method: MapMethod | Literal["auto"] = "auto", *, seconds: float = 0.5
+    ) -> Step | Map:
+        """Work on a map for a while.
+
+        Args:
+            explained ([`Explained`]): What the model says of the images.
+            method: As for [`map_positions`].
+            seconds: How long, about: a single step may take longer.
+
+        Returns:
+            [`Map`] when it is done, else the [`Step`] it has come to: ask again.
+
+        Raises:
+            ExploreError: as [`map_positions`].
+        """
+        chosen = _chosen(method, len(explained.features))
+        points = _kept(explained.folder / f"map-{chosen}.npy", len(explained.features))
+        if points is not None:
+            return Map(points, chosen, _words(chosen, len(points)))
+        if not self._busy.acquire(timeout=seconds):
+            return Step(0, 1, "waiting for another map")
+        try:
+            key, end = (str(explained.folder), chosen), time.monotonic() + seconds
+            work = self._work.pop(key, None) or map_positions(explained, chosen)
+            try:
+                step = next(work)
+                while time.monotonic() < end:
+                    step = next(work)
+            except StopIteration as done:
+                finished: Map = done.value
+                return finished
+            self._work[key] = work
+            while len(self._work) > self._most:
+                self._work.popitem(last=False)[1].close()
+            return step
+        finally:
+            self._busy.release()
+
+
+def principal_components(rows: Floats, count: int) -> Floats:
+    """Coordinates along the directions in which rows differ most.
+
+    Args:
+        rows (`numpy.ndarray` of shape `(rows, width)`): Values; their mean is taken off.
+        count: How many directions; 0 where there are fewer, but never less than 2 columns.
+
+    Returns:
+        `numpy.ndarray` of shape `(rows, min(count, max(width, 2)))`: float32, the widest first. Signs are such that
+        the largest weight of each direction is positive.
+    """
+    centred = torch.from_numpy(rows - rows.mean(axis=0, dtype=np.float64).astype(np.float32))
+    _, directions = torch.linalg.eigh((centred.T @ centred).double())
+    directions = directions.flip(1)[:, :count]
+    largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
+    found = (centred @ (directions * largest.sign()).float()).numpy()
+    return np.pad(found, ((0, 0), (0, max(0, 2 - found.shape[1])))).astype(np.float32)
+
+
+def _chosen(method: str, images: int) -> MapMethod:
+    available = map_methods()
+    if method != "auto" and method not in get_args(MapMethod):
+        raise ExploreError(f"There is no map '{method}': choose one of {', '.join(get_args(MapMethod))}.")
+    for name in available:
+        if method in ("auto", name):
+            return name if images >= _FEWEST else "pca"
+    raise ExploreError(
+        f"{NAMES[method]} is not installed here: `pip install {_PACKAGES[method][1]}` on the server, or choose one of "
+        f"{', '.join(available)}."
+    )
+
+
+def _words(method: MapMethod, images: int) -> str:
+    if method == "pca":
+        few = f", as {images} images are too few for more" if images < _FEWEST else ""
+        return f"the first two principal components{few}"
+    package = _PACKAGES[method][1]
+    settings = {"tsne": f"perplexity {_perplexity(images):g}"}.get(method, f"{_neighbors(images)} neighbours")
+    return f"{NAMES[method]} ({package} {version(package)}, {settings}) of {_COMPONENTS} principal components"
+
+
+def _perplexity(images: int) -> float:
+    return float(min(_PERPLEXITY, (images - 1) // 3))
+
+
+def _neighbors(images: int) -> int:
+    return min(_NEIGHBORS, images - 1)
+
+
+def _tsne(components: Floats) -> Generator[Step, None, Floats]:
+    """t-SNE as openTSNE does it by default, but from exact neighbours, and in steps."""
+    from openTSNE import TSNEEmbedding, affinity, initialization, nearest_neighbors
+
+    total, threads, images = _EARLY + _LATE, torch.get_num_threads(), len(components)
+    yield Step(0, total, "nearest neighbours")
+    perplexity = _perplexity(images)
+    near, distances = _neighbours(components, min(int(3 * perplexity), images - 1))
+    affinities = affinity.PerplexityBasedNN(
+        knn_index=nearest_neighbors.PrecomputedNeighbors(near, distances), perplexity=perplexity, n_jobs=threads
+    )
+    positions = TSNEEmbedding(
+        initialization.rescale(components[:, :2].astype(np.float64)),
+        affinities,
+        negative_gradient_method="bh" if images <= _TREE else "fft",
+        ints_in_interval=2,  # coarser than its default, 2 to 5 times as fast, and keeps as many neighbours
+        n_jobs=threads,
+        random_state=0,
+    )
+    for done in range(0, total, _CHUNK):
+        yield Step(done, total, NAMES["tsne"])
+        early = done < _EARLY
+        positions.optimize(
+            n_iter=_CHUNK, exaggeration=12 if early else 1, momentum=0.5 if early else 0.8, inplace=True
+        )
+    return np.asarray(positions, dtype=np.float32)
+
+
+def _neighbours(rows: Floats, count: int) -> tuple[npt.NDArray[np.int64], Floats]:
+    """Numbers and distances of each row's nearest others, nearest first, `(rows, count)`."""
+    values = torch.from_numpy(rows)
+    numbers, distances = [], []
+    for start in range(0, len(values), _EXACT_ROWS):
+        part = torch.cdist(values[start : start + _EXACT_ROWS], values)
+        part[torch.arange(len(part)), torch.arange(start, start + len(part))] = torch.inf
+        found = part.topk(count, dim=1, largest=False)
+        numbers.append(found.indices)
+        distances.append(found.values)
+    return torch.cat(numbers).numpy(), torch.cat(distances).numpy()
+
+
+def _umap(components: Floats) -> Floats:
+    from umap import UMAP
+
+    model = UMAP(n_neighbors=_neighbors(len(components)), random_state=0, n_jobs=1)
+    return np.asarray(model.fit_transform(components), dtype=np.float32)
+
+
+def _pacmap(components: Floats) -> Floats:
+    from pacmap import PaCMAP
+
+    model = PaCMAP(n_neighbors=_neighbors(len(components)), random_state=0, apply_pca=False)
+    return np.asarray(model.fit_transform(components), dtype=np.float32)
+
+
+def _fitted(points: Floats) -> Floats:
+    """Move and scale points into [-1, 1], both axes alike."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    half = float((high - low).max()) / 2
+    if half == 0:
+        return np.zeros_like(points)
+    return np.asarray(np.clip((points - (low + high) / 2) / half, -1, 1), dtype=np.float32)
+
+
+def _kept(file: Path, images: int) -> Floats | None:
+    """A map that was kept, unless it is damaged or of other images."""
+    try:
+        points: Floats = np.load(file)
+    except (OSError, ValueError, EOFError):
+        return None
+    fits = points.shape == (images, 2) and points.dtype == np.float32 and bool(np.isfinite(points).all())
+    return points if fits else None
+
+
+def _keep(file: Path, points: Floats) -> None:
+    unfinished = file.with_name(f"{file.stem}-{uuid4().hex}.unfinished")
+    try:
+        with unfinished.open("wb") as stream:
+            np.save(stream, points)
+        os.replace(unfinished, file)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            unfinished.unlink()

@@ -1,0 +1,224 @@
+"""What visitors may open: names of models and data sets, turned into places that are theirs to read."""
+
+import json
+import re
+from pathlib import Path
+
+import timm
+import transformers
+from huggingface_hub import HfApi
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+from ssl_zoo.data.locate import EMBEDDED_NAME
+from ssl_zoo.evaluation.load import ModelLoadError, find_file
+from ssl_zoo.explore.workbench import ExploreError, Rules
+from ssl_zoo.models.registry import method_names
+from ssl_zoo.zoo.entries import load_index
+
+
+__all__ = ["MAX_WEIGHT_BYTES", "check_data_name", "check_model_name", "visitor_words"]
+
+MAX_WEIGHT_BYTES = 2_000_000_000
+"""Weights of a model that is fetched from the Hub for a visitor, at most."""
+
+_LONGEST_NAME = 200
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
+_WORD = re.compile(r"[A-Za-z0-9][\w.-]*", re.ASCII)
+_HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(?:datasets/)?([^?#]*)")
+
+
+def check_model_name(name: str, rules: Rules, revision: str | None = None) -> str:
+    """Turn a visitor's name of a model into one that may be loaded, before any weights are fetched.
+
+    A model is a folder inside one of `rules.folders` (an embedded model is one, `"mira-cifar10"`), a name of the zoo
+    whose weights are in such a folder, a name of timm's, or a repository on the Hub. Its configuration is read: it
+    must be of a model of images, without code of its own unless `rules.remote_code`.
+
+    Args:
+        name (`str`): As typed.
+        rules ([`Rules`]): What this server allows.
+        revision (`str`, *optional*): Commit, branch or tag on the Hub whose configuration is read.
+
+    Returns:
+        `str`: for `load_explorer`; a local folder as an absolute path.
+
+    Raises:
+        ExploreError: It can't be opened; the message says why.
+    """
+    name = _plain(name, "model")
+    entry = load_index().get(name)
+    if entry is not None:
+        if entry.folder is None:
+            raise ExploreError(_no_weights(name, entry.recipe if entry.origin == "ours" else None))
+        name = Path(entry.folder).name
+    folder = _inside(name, rules)
+    if folder is None:
+        if not (_WORD.fullmatch(name) and timm.is_model(name)) and not _is_hub_id(name):
+            raise ExploreError(_unknown("model", name, rules))
+        _check_no_folder(name)
+    place = name if folder is None else str(folder)
+    try:
+        config = find_file(place, "config.json", revision=revision)
+    except ModelLoadError as error:
+        raise ExploreError(visitor_words(error, name=name, place=place)) from error
+    if config is None:
+        raise ExploreError(f"'{name}' has no config.json: it is not a model of ours, of timm's or of transformers'.")
+    _check_config(config, name, rules)
+    if folder is None:
+        _check_weight_bytes(name, revision)
+    return place
+
+
+def check_data_name(name: str, rules: Rules) -> str:
+    """Turn a visitor's name of a data set into one that may be opened.
+
+    Args:
+        name (`str`): `"embedded"`, a folder inside one of `rules.folders`, or a data set on the Hub (`org/name`).
+        rules ([`Rules`]): What this server allows.
+
+    Returns:
+        `str`: for `open_source`; a local folder as an absolute path.
+
+    Raises:
+        ExploreError: It can't be opened; the message says why.
+    """
+    name = _plain(name, "data set")
+    if name == EMBEDDED_NAME:
+        return name
+    folder = _inside(name, rules)
+    if folder is not None:
+        return str(folder)
+    # Only org/name: a single word may be one of the loaders of `datasets`, which look around in local folders.
+    if not _is_hub_id(name):
+        raise ExploreError(_unknown("data set", name, rules))
+    _check_no_folder(name)
+    return name
+
+
+def visitor_words(error: Exception, *, name: str, place: str | None = None) -> str:
+    """The message of an error as a visitor may read it: without folders of the server, with the page's own words.
+
+    Args:
+        error (`Exception`): From loading a model, or from opening a data set.
+        name (`str`): What the visitor typed.
+        place (`str`, *optional*): What it was turned into.
+    """
+    words = " ".join(str(error).split())
+    chain, cause = [words], error.__cause__ or error.__context__
+    while cause is not None and len(chain) < 10:
+        chain.append(str(cause))
+        cause = cause.__cause__ or cause.__context__
+    if any("trust_remote_code" in text or "custom code" in text for text in chain):
+        return _remote_code(name)
+    if place and Path(place).is_absolute():
+        words = words.replace(place, name)
+    words = words.replace(f"{Path.cwd()}/", "")
+    for key, field in (("split", "Split"), ("image_column", "Image column"), ("label_column", "Label column")):
+        words = words.replace(f"`data.{key}`", f"'{field}'")
+    words = words.replace("`data.path`", "the data set")
+    return words if words.endswith(".") else f"{words}."
+
+
+def _plain(name: str, kind: str) -> str:
+    """The name without blanks around it, if it is a plain one."""
+    name = name.strip()
+    if not name:
+        raise ExploreError(f"Name a {kind} to open.")
+    if len(name) > _LONGEST_NAME or not name.isprintable():
+        raise ExploreError(f"The name of the {kind} is longer than {_LONGEST_NAME} characters, or isn't plain text.")
+    address = _HUB_ADDRESS.match(name)
+    if address:
+        words = [word for word in address.group(1).split("/") if word][:2]
+        hint = f"; for this page, that is '{'/'.join(words)}'" if len(words) == 2 else ""
+        raise ExploreError(f"Give the {kind} as org/name, not as an address{hint}.")
+    if "://" in name or name.startswith("file:"):
+        raise ExploreError(f"'{name}' is an address; {kind}s are opened by name only: org/name on the Hub.")
+    if ".." in re.split(r"[/\\]", name) or "\\" in name or name.startswith("~"):
+        raise ExploreError(f"'{name}' leads out of the folders that are open here.")
+    return name
+
+
+def _inside(name: str, rules: Rules) -> Path | None:
+    """The folder of this name inside those that are open, links followed; `None` where there is none."""
+    for root in rules.folders:
+        place = (root / name).resolve()  # of an absolute name, this is the name
+        if _is_within(place, root) and place.is_dir():
+            return place
+    return None
+
+
+def _is_within(path: Path, folder: Path) -> bool:
+    return path.resolve().is_relative_to(folder.resolve())
+
+
+def _is_hub_id(name: str) -> bool:
+    return bool(_HUB_ID.fullmatch(name)) and ".." not in name and "--" not in name
+
+
+def _check_no_folder(name: str) -> None:
+    """Loaders take a folder of that name, if there is one where the server was started, for what is meant."""
+    if Path(name).exists():
+        raise ExploreError(f"'{name}' names a folder of this server, which isn't open to visitors.")
+
+
+def _check_config(file: Path, name: str, rules: Rules) -> None:
+    """Refuse what transformers would not load, or only by running code, in words."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+        kind = config.get("model_type") or ("timm_wrapper" if "architecture" in config else None)
+    except (ValueError, AttributeError) as error:
+        raise ExploreError(f"The config.json of '{name}' is damaged: it isn't a JSON object.") from error
+    if kind in method_names() or kind == "timm_wrapper":
+        return
+    if kind not in CONFIG_MAPPING_NAMES:
+        if config.get("auto_map"):
+            if rules.remote_code:
+                return
+            raise ExploreError(_remote_code(name))
+        raise ExploreError(
+            f"'{name}' is a model of type '{kind}', which transformers {transformers.__version__} doesn't know."
+        )
+    if kind not in IMAGE_PROCESSOR_MAPPING_NAMES:
+        raise ExploreError(f"'{name}' is a model of type '{kind}', which isn't a model of images.")
+
+
+def _check_weight_bytes(name: str, revision: str | None) -> None:
+    known = None if "/" in name else timm.get_pretrained_cfg(name)
+    repository = known.hf_hub_id or name if known else name
+    try:
+        files = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=20).siblings or []
+    except Exception:  # of the Hub's client and the network: what is in the cache may be opened without them
+        return
+    weights = [file for file in files if file.rfilename.endswith((".safetensors", ".bin")) and file.size]
+    for ending in (".safetensors", ".bin"):  # one of the two is fetched
+        sizes = [file.size or 0 for file in weights if file.rfilename.endswith(ending) and "/" not in file.rfilename]
+        if sum(sizes) > MAX_WEIGHT_BYTES:
+            raise ExploreError(
+                f"The weights of '{name}' have {sum(sizes) / 1e9:.1f} GB; at most {MAX_WEIGHT_BYTES / 1e9:.0f} GB are "
+                "fetched here."
+            )
+        if sizes:
+            return
+
+
+def _remote_code(name: str) -> str:
+    return (
+        f"'{name}' brings Python code of its own, which this server doesn't run; whoever runs the server can allow it "
+        "with --allow-remote-code."
+    )
+
+
+def _no_weights(name: str, recipe: str | None) -> str:
+    if recipe:
+        return f"'{name}' has no weights to fetch: train it with {recipe}, then open the run's folder."
+    return (
+        f"'{name}' is only to be had in its authors' format: convert the checkpoint with recipes/convert.py, then "
+        "open the folder or the published repository."
+    )
+
+
+def _unknown(kind: str, name: str, rules: Rules) -> str:
+    known = "a name of timm's" if kind == "model" else f"'{EMBEDDED_NAME}'"
+    folders = ", or a folder inside those that are open" if rules.folders else ""
+    return f"There is no {kind} '{name}' here: expected org/name on the Hub, {known}{folders}."

@@ -1,0 +1,111 @@
+"""Colours that the common kinds of colour blindness leave apart.
+
+Up to seven things get the colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), their black left out because it
+can't be seen on a dark page. No list of many colours is told apart by everyone: what is drawn in more than seven must
+also give its number in words, on hover and in a list.
+"""
+
+import math
+from functools import cache
+
+
+__all__ = ["CATEGORICAL", "NEUTRAL", "OKABE_ITO", "color_of", "ramp", "sequential"]
+
+OKABE_ITO = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky blue": "#56B4E9",
+    "bluish green": "#009E73",
+    "yellow": "#F0E442",
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "reddish purple": "#CC79A7",
+}
+"""All eight, by the names that their authors gave them."""
+
+CATEGORICAL = tuple(
+    OKABE_ITO[name] for name in ("blue", "orange", "bluish green", "reddish purple", "sky blue", "vermilion", "yellow")
+)
+"""For up to seven categories, the pairs that differ most first."""
+
+NEUTRAL = "#8A8F98"
+"""What belongs to no category, or to all others together; 3 : 1 or better against white and against black."""
+
+_GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
+# Neighbours in number also differ in lightness, which all eyes see.
+_LIGHTNESS = (0.62, 0.78, 0.50)
+_CHROMA = 0.13
+# Lightness, green-red and blue-yellow of Oklab: dark blue over grey to yellow, as cividis goes. Blindness to red or
+# green leaves this line as it is.
+_DARK, _LIGHT = (0.28, -0.01, -0.11), (0.91, -0.03, 0.15)
+
+
+@cache
+def color_of(label: int) -> str:
+    """Colour of a category by its number, always the same one.
+
+    Args:
+        label: Number of the category; below 0 for none.
+
+    Returns:
+        `str`: `#RRGGBB`. The first seven are `CATEGORICAL`; from there on hues turn by the golden angle in OKLCH, at
+        three lightnesses in turn.
+    """
+    if label < 0:
+        return NEUTRAL
+    if label < len(CATEGORICAL):
+        return CATEGORICAL[label]
+    number = label - len(CATEGORICAL)
+    hue, lightness = number * _GOLDEN_ANGLE, _LIGHTNESS[number % len(_LIGHTNESS)]
+    chroma = _CHROMA
+    while not _is_displayable(found := _linear(lightness, chroma * math.cos(hue), chroma * math.sin(hue))):
+        chroma *= 0.95
+    return _hex(found)
+
+
+def ramp(value: float) -> str:
+    """Colour of a number in [0, 1]: dark blue for 0, yellow for 1, lightness rising evenly in between.
+
+    Args:
+        value: Beyond the ends, the colour of the end; NaN gives `NEUTRAL`.
+
+    Returns:
+        `str`: `#RRGGBB`.
+    """
+    if math.isnan(value):
+        return NEUTRAL
+    share = min(max(value, 0.0), 1.0)
+    lightness, green_red, blue_yellow = (
+        start + share * (end - start) for start, end in zip(_DARK, _LIGHT, strict=True)
+    )
+    red, green, blue = (min(max(part, 0.0), 1.0) for part in _linear(lightness, green_red, blue_yellow))
+    return _hex((red, green, blue))
+
+
+def sequential(count: int) -> list[str]:
+    """Colours of `ramp` in equal steps from 0 to 1, for a legend or a table of colours in JavaScript."""
+    if count < 2:
+        raise ValueError(f"`count` must be >= 2, got {count}")
+    return [ramp(number / (count - 1)) for number in range(count)]
+
+
+def _linear(lightness: float, green_red: float, blue_yellow: float) -> tuple[float, float, float]:
+    """Oklab to linear sRGB (Björn Ottosson, https://bottosson.github.io/posts/oklab/)."""
+    long = (lightness + 0.3963377774 * green_red + 0.2158037573 * blue_yellow) ** 3
+    medium = (lightness - 0.1055613458 * green_red - 0.0638541728 * blue_yellow) ** 3
+    short = (lightness - 0.0894841775 * green_red - 1.2914855480 * blue_yellow) ** 3
+    return (
+        4.0767416621 * long - 3.3077115913 * medium + 0.2309699292 * short,
+        -1.2684380046 * long + 2.6097574011 * medium - 0.3413193965 * short,
+        -0.0041960863 * long - 0.7034186147 * medium + 1.7076147010 * short,
+    )
+
+
+def _is_displayable(color: tuple[float, float, float]) -> bool:
+    return all(0.0 <= part <= 1.0 for part in color)
+
+
+def _hex(color: tuple[float, float, float]) -> str:
+    """`#RRGGBB` of linear sRGB."""
+    parts = (12.92 * part if part <= 0.0031308 else 1.055 * part ** (1 / 2.4) - 0.055 for part in color)
+    return "#" + "".join(f"{round(255 * part):02X}" for part in parts)

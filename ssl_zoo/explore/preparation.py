@@ -1,0 +1,244 @@
+"""What a model says of a gallery, computed once and kept: features, and scores of the clusters of each head."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from ssl_zoo.data.views import EvalView
+from ssl_zoo.evaluation.fingerprint import fingerprint
+from ssl_zoo.evaluation.frozen.kmeans import kmeans
+from ssl_zoo.evaluation.load import Backbone, load_backbone, load_pretraining_model
+from ssl_zoo.evaluation.model_view import model_view
+from ssl_zoo.explore.gallery import Gallery, Step
+from ssl_zoo.models.registry import display_name, method_names
+
+
+__all__ = ["Explained", "Explorer", "load_explorer", "prepare"]
+
+_BATCH = 64
+_PART_BATCHES = 4
+# Cosines to the centers of k-means become probabilities at this temperature, DINO's for k-NN votes.
+_KMEANS_TEMPERATURE = 0.07
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """A model that is looked at.
+
+    Attributes:
+        name (`str`), revision (`str` or `None`): Where it came from.
+        backbone (`Backbone`): Images to features.
+        full (`PreTrainedModel` or `None`): The model with its own clusters, where it has any.
+        view (`EvalView`): How it wants its images.
+        fingerprint (`str`): Changes when the model does.
+    """
+
+    name: str
+    revision: str | None
+    backbone: Backbone
+    full: Any
+    view: EvalView
+    fingerprint: str
+
+    @property
+    def method(self) -> str | None:
+        """Method of ours that trained it."""
+        kind = self.backbone.model.config.model_type
+        return kind if kind in method_names() else None
+
+    @property
+    def title(self) -> str:
+        """Name for headings."""
+        name = self.name.rstrip("/").rsplit("/", 1)[-1]
+        return f"{name} ({display_name(self.method)})" if self.method else name
+
+    @torch.no_grad()
+    def look(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Features `(batch, width)` and log-probabilities `(batch, heads, clusters)` or `None`, both float32."""
+        features = self.backbone(images).float()
+        if self.full is None:
+            return features, None
+        tiny = torch.finfo(torch.float32).tiny
+        return features, self.full.cluster_probabilities(images).float().clamp_min(tiny).log()
+
+
+def load_explorer(name: str, *, revision: str | None = None, remote_code: bool = False) -> Explorer:
+    """Load a model to look at, see `load_backbone` for what `name` may be.
+
+    Raises:
+        ModelLoadError: There is no such model, or it can't be read.
+    """
+    model = load_backbone(name, revision=revision, remote_code=remote_code)
+    view = model_view(model, name, revision=revision)
+    full = load_pretraining_model(name, revision=revision) if model.config.model_type in method_names() else None
+    if full is not None and not hasattr(full, "cluster_probabilities"):
+        full = None
+    backbone = Backbone(model).eval()
+    identity = fingerprint(backbone, configuration=backbone.configuration)
+    if full is not None:
+        identity += fingerprint(full, configuration=json.dumps(full.config.to_dict(), sort_keys=True, default=str))
+    return Explorer(name, revision, backbone, full, view, hashlib.sha256(identity.encode()).hexdigest())
+
+
+class Explained:
+    """A gallery as a model sees it.
+
+    Attributes:
+        gallery ([`Gallery`]): The images.
+        folder (`Path`): Where what was computed is kept; further results may be put beside it.
+        about (`dict`): Name and title of the model, clusters per head, whether they are k-means'.
+        features (`numpy.ndarray` of shape `(images, width)`): float32, memory-mapped.
+    """
+
+    def __init__(self, gallery: Gallery, folder: Path, features: Path) -> None:
+        self.gallery, self.folder = gallery, folder
+        self.about: dict[str, Any] = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        self.features: npt.NDArray[np.float32] = np.load(features, mmap_mode="r")
+
+    @property
+    def num_heads(self) -> int:
+        """How many clusterings there are."""
+        return int(self.about["num_heads"])
+
+    @property
+    def num_clusters(self) -> int:
+        """Clusters of each head."""
+        return int(self.about["num_clusters"])
+
+    def log_probabilities(self, head: int = 0) -> npt.NDArray[np.float16]:
+        """What the model says of each cluster, `(images, clusters)`, float16, memory-mapped.
+
+        Up to a constant for each image, which no softmax sees: the largest is 0.
+        """
+        scores: npt.NDArray[np.float16] = np.load(self.folder / "scores.npy", mmap_mode="r")[:, head]
+        return scores
+
+    @cached_property
+    def unit_features(self) -> npt.NDArray[np.float32]:
+        """Features of unit length, in memory."""
+        return np.asarray(F.normalize(torch.from_numpy(np.array(self.features)), dim=1).numpy())
+
+
+def prepare(
+    explorer: Explorer, gallery: Gallery, cache: Path, *, num_clusters: int = 20
+) -> Generator[Step, None, Explained]:
+    """Compute what a model says of a gallery, or find it where it was kept. Goes on where it was stopped.
+
+    Args:
+        explorer ([`Explorer`]): The model.
+        gallery ([`Gallery`]): The images.
+        cache (`Path`): Folder of all that is kept.
+        num_clusters: Clusters of k-means, for a model that has none of its own.
+
+    Yields:
+        [`Step`]: after each part; closing the generator in between loses nothing.
+
+    Returns:
+        [`Explained`].
+
+    Raises:
+        ValueError: The model gives features or probabilities that aren't finite, or there are too few images.
+    """
+    key = json.dumps([explorer.fingerprint, explorer.view.identity, gallery.identity])
+    shared = cache / "models" / hashlib.sha256(key.encode()).hexdigest()[:24]
+    folder = shared if explorer.full is not None else shared / f"kmeans-{num_clusters}"
+    if (folder / "about.json").is_file():
+        return Explained(gallery, folder, shared / "features.npy")
+    if not (shared / "features.npy").is_file():
+        yield from _look_at_all(explorer, gallery, shared)
+    about: dict[str, Any] = {"model": explorer.name, "revision": explorer.revision, "title": explorer.title}
+    about |= {"method": explorer.method, "temperature": 1.0, "kmeans": explorer.full is None}
+    if explorer.full is None:
+        yield Step(len(gallery), len(gallery), f"k-means with {num_clusters} clusters")
+        folder.mkdir(exist_ok=True)
+        _cluster(shared, folder, num_clusters)
+        about |= {"temperature": _KMEANS_TEMPERATURE}
+    elif explorer.method == "mira":
+        about |= {"temperature": float(explorer.full.config.teacher_temperature)}
+        about |= {"beta": float(explorer.full.config.beta_end)}
+    _, heads, clusters = np.load(folder / "scores.npy", mmap_mode="r").shape
+    about |= {"num_heads": heads, "num_clusters": clusters}
+    _write(folder / "about.json", lambda part: part.write_text(json.dumps(about, indent=2), encoding="utf-8"))
+    return Explained(gallery, folder, shared / "features.npy")
+
+
+def _look_at_all(explorer: Explorer, gallery: Gallery, folder: Path) -> Generator[Step, None, None]:
+    """Features and scores part by part, then joined; what is done is kept when the work is stopped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = _BATCH * _PART_BATCHES
+    parts = [folder / f"part-{start:07d}.npz" for start in range(0, len(gallery), rows)]
+    first = next((number for number, part in enumerate(parts) if not part.is_file()), len(parts))
+    images = gallery.images(first * rows)
+    words = f"looking at the images with {explorer.title}"
+    for number in range(first, len(parts)):
+        found: list[dict[str, npt.NDArray[np.generic]]] = []
+        for _ in range(_PART_BATCHES):
+            batch = list(islice(images, _BATCH))
+            if batch:
+                found.append(_look(explorer, batch))
+                yield Step(number * rows + sum(len(part["features"]) for part in found), len(gallery), words)
+        joined = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+        _write(parts[number], lambda part: _save_npz(part, joined))  # noqa: B023  # called at once
+    for name in ("scores", "features"):  # features last: they say that all is done
+        arrays = (np.load(part) for part in parts)
+        values = [array[name] for array in arrays if name in array]
+        if values:
+            _write(folder / f"{name}.npy", lambda part: _save(part, np.concatenate(values)))  # noqa: B023
+    for part in parts:
+        part.unlink()
+
+
+def _look(explorer: Explorer, images: list[Image.Image]) -> dict[str, npt.NDArray[np.generic]]:
+    features, scores = explorer.look(torch.stack([explorer.view(image)[0] for image in images]))
+    for values in (features, scores):
+        if values is not None and not bool(values.isfinite().all()):
+            raise ValueError(f"'{explorer.name}' gives infinite or NaN values: it has diverged, or is damaged")
+    found: dict[str, npt.NDArray[np.generic]] = {"features": features.numpy()}
+    if scores is not None:
+        found["scores"] = _small(scores)
+    return found
+
+
+def _cluster(shared: Path, folder: Path, num_clusters: int) -> None:
+    features = torch.from_numpy(np.load(shared / "features.npy"))
+    if num_clusters > len(features):
+        raise ValueError(f"{num_clusters} clusters need as many images, got {len(features)}: ask for fewer")
+    centers = kmeans(features, num_clusters=num_clusters, seed=0).centers
+    cosines = F.normalize(features, dim=1) @ centers.T
+    scores = F.log_softmax(cosines / _KMEANS_TEMPERATURE, dim=1).unsqueeze(1)
+    np.save(folder / "centers.npy", centers.numpy())
+    _write(folder / "scores.npy", lambda part: _save(part, _small(scores)))
+
+
+def _small(scores: torch.Tensor) -> npt.NDArray[np.float16]:
+    """Log-probabilities minus the largest of each image: near 0 half precision is fine enough to keep their order."""
+    shifted: npt.NDArray[np.float16] = (scores - scores.amax(dim=-1, keepdim=True)).half().numpy()
+    return shifted
+
+
+def _write(file: Path, write: Callable[[Path], Any]) -> None:
+    unfinished = file.with_suffix(".unfinished")
+    write(unfinished)
+    os.replace(unfinished, file)
+
+
+def _save(file: Path, values: npt.NDArray[np.generic]) -> None:
+    with file.open("wb") as stream:
+        np.save(stream, values)
+
+
+def _save_npz(file: Path, values: dict[str, npt.NDArray[np.generic]]) -> None:
+    with file.open("wb") as stream:
+        np.savez(stream, **values)  # type: ignore[arg-type]  # it sees `allow_pickle` in them

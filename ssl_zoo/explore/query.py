@@ -1,0 +1,222 @@
+"""One image against a gallery: its clusters, the images most like it, and where changed views of it land."""
+
+import random
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+import yaml
+from PIL import Image
+
+from ssl_zoo.data.errors import DataError
+from ssl_zoo.data.views import EvalView, MultiView, ViewsConfig
+from ssl_zoo.evaluation.load import ModelLoadError, find_file
+from ssl_zoo.explore.clusters import Clustering
+from ssl_zoo.explore.preparation import Explained, Explorer
+
+
+__all__ = ["Found", "Hit", "Landing", "Neighbour", "Views", "augmented", "look_at", "model_picture"]
+
+MAX_VIEWS = 12
+
+_SMALLEST_BLURRED = 64
+
+
+class Hit(NamedTuple):
+    """A cluster that the image may belong to, and its probability."""
+
+    number: int
+    probability: float
+
+
+class Neighbour(NamedTuple):
+    """An image of the gallery, its cosine similarity and its cluster."""
+
+    image: int
+    similarity: float
+    cluster: int
+
+
+class Landing(NamedTuple):
+    """A changed view: its pixels, its cluster with the probability, and its similarity to the unchanged image."""
+
+    picture: Image.Image
+    cluster: int
+    probability: float
+    similarity: float
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a model says of an image.
+
+    Attributes:
+        features (`numpy.ndarray` of shape `(width,)`): float32, of unit length.
+        probabilities (`numpy.ndarray` of shape `(clusters,)`): float32, sum to 1.
+        hits (`list` of [`Hit`]): The most probable clusters, the most probable first.
+        neighbours (`list` of [`Neighbour`]): The most similar images of the gallery, the most similar first.
+        entropy (`float`): Of `probabilities`, in nats.
+    """
+
+    features: npt.NDArray[np.float32]
+    probabilities: npt.NDArray[np.float32]
+    hits: list[Hit]
+    neighbours: list[Neighbour]
+    entropy: float
+
+
+@dataclass(frozen=True)
+class Views:
+    """Where changed views of an image land.
+
+    Attributes:
+        landings (`list` of [`Landing`]): One per view.
+        cluster (`int`): Cluster of the unchanged image.
+        stay (`int`): Views that are in that cluster, too.
+        of_recipe (`bool`): Whether the views are changed as in the model's own training; else as SimCLR does.
+    """
+
+    landings: list[Landing]
+    cluster: int
+    stay: int
+    of_recipe: bool
+
+
+def look_at(
+    image: Image.Image,
+    explorer: Explorer,
+    clustering: Clustering,
+    *,
+    num_clusters: int = 10,
+    num_neighbours: int = 12,
+    known: int | None = None,
+) -> Found:
+    """Find an image's clusters and the images of the gallery that are most like it.
+
+    Args:
+        image (`PIL.Image.Image`): RGB.
+        explorer ([`Explorer`]): The model that the gallery was prepared with.
+        clustering ([`Clustering`]): Of the gallery: head, mode and temperature are its.
+        num_clusters: Clusters to name.
+        num_neighbours: Images to name.
+        known: Number of the image in the gallery, if it is one of it: it isn't named as its own neighbour.
+
+    Returns:
+        [`Found`].
+    """
+    features, scores = _look(explorer.view(image)[0].unsqueeze(0), explorer, clustering)
+    probabilities = clustering.probabilities(scores)[0].numpy()
+    hits = [Hit(number, float(probabilities[number])) for number in _largest(probabilities, num_clusters)]
+    similarities = clustering.explained.unit_features @ features[0]
+    if known is not None:
+        similarities[known] = -np.inf
+        num_neighbours = min(num_neighbours, len(similarities) - 1)
+    neighbours = [
+        Neighbour(number, float(similarities[number]), int(clustering.labels[number]))
+        for number in _largest(similarities, num_neighbours)
+    ]
+    positive = probabilities[probabilities > 0].astype(np.float64)
+    entropy = abs(float((positive * np.log(positive)).sum()))
+    return Found(features[0], probabilities, hits, neighbours, entropy)
+
+
+def augmented(
+    image: Image.Image, explorer: Explorer, clustering: Clustering, *, num_views: int = 6, seed: int = 0
+) -> Views:
+    """Change an image as training does, several times over, and see where each view lands.
+
+    The views are the global ones of the model's recipe where it has one (of multi-crop, the local ones are left out),
+    else SimCLR's (https://huggingface.co/papers/2002.05709); all at the size that the model wants its images in.
+
+    Args:
+        image (`PIL.Image.Image`): RGB.
+        explorer ([`Explorer`]): The model that the gallery was prepared with.
+        clustering ([`Clustering`]): Of the gallery: head, mode and temperature are its.
+        num_views: How many, from 1 to `MAX_VIEWS`.
+        seed: The same seed gives the same views.
+
+    Returns:
+        [`Views`].
+
+    Raises:
+        ValueError: `num_views` is out of range.
+    """
+    if not 1 <= num_views <= MAX_VIEWS:
+        raise ValueError(f"`num_views` must be from 1 to {MAX_VIEWS}, got {num_views}")
+    own = _recipe_views(explorer.name, explorer.revision, explorer.fingerprint)
+    maker = MultiView(_adapted(own or _simclr_views(explorer.view.size), explorer.view, num_views))
+    crops = maker.crop(image.convert("RGB"), random.Random(seed))
+    batch = torch.cat([explorer.view(image)[0].unsqueeze(0), *maker.stack([crops])])
+    features, scores = _look(batch, explorer, clustering)
+    best = clustering.probabilities(scores).max(dim=1)
+    similarities = features @ features[0]
+    landings = [
+        Landing(
+            Image.fromarray(crop), int(best.indices[row]), float(best.values[row]), float(min(similarities[row], 1.0))
+        )
+        for row, crop in enumerate(crops, start=1)
+    ]
+    cluster = int(best.indices[0])
+    return Views(landings, cluster, sum(each.cluster == cluster for each in landings), own is not None)
+
+
+def model_picture(image: Image.Image, explorer: Explorer) -> Image.Image:
+    """What the model sees of an image, before the pixels are normalised."""
+    return Image.fromarray(explorer.view.crop(image.convert("RGB"), random.Random(0))[0])
+
+
+def _look(
+    batch: torch.Tensor, explorer: Explorer, clustering: Clustering
+) -> tuple[npt.NDArray[np.float32], torch.Tensor]:
+    """Unit features `(batch, width)`, and log-probabilities `(batch, clusters)` of the clustering's head."""
+    features, scores = explorer.look(batch)
+    unit = F.normalize(features, dim=1)
+    if scores is not None:
+        return np.asarray(unit.numpy(), dtype=np.float32), scores[:, clustering.head]
+    return np.asarray(unit.numpy(), dtype=np.float32), _kmeans_scores(unit, clustering.explained)
+
+
+def _kmeans_scores(unit: torch.Tensor, explained: Explained) -> torch.Tensor:
+    """Log-probabilities of the clusters of k-means, as `prepare` gives them to the gallery."""
+    centers = torch.from_numpy(np.load(explained.folder / "centers.npy"))
+    return F.log_softmax(unit @ centers.T / float(explained.about["temperature"]), dim=1)
+
+
+def _largest(values: npt.NDArray[np.float32], count: int) -> list[int]:
+    """Places of the largest values, the largest first; of equals, the earlier first."""
+    return [int(place) for place in np.argsort(-values, kind="stable")[:count]]
+
+
+def _adapted(config: ViewsConfig, view: EvalView, num_views: int) -> ViewsConfig:
+    """As many global views, of the size and with the normalisation that the model wants its images in."""
+    return replace(
+        config, global_crops=num_views, local_crops=0, global_size=view.size, mean=list(view.mean), std=list(view.std)
+    )
+
+
+def _simclr_views(size: int) -> ViewsConfig:
+    """Views of SimCLR; like its authors on CIFAR, without blur where the images are small."""
+    blurred = 0.5 if size >= _SMALLEST_BLURRED else 0.0
+    return ViewsConfig(
+        global_scale=[0.08, 1.0],
+        color_jitter=[0.8, 0.8, 0.8, 0.2],
+        blur_probability=[blurred] * 3,
+        solarize_probability=[0.0] * 3,
+    )
+
+
+@lru_cache(maxsize=16)
+def _recipe_views(name: str, revision: str | None, fingerprint: str) -> ViewsConfig | None:
+    """The views that the model was trained with; `None` where there is no recipe, or none that is understood."""
+    try:
+        file = find_file(name, "recipe.yaml", revision=revision)
+        if file is None:
+            return None
+        recipe: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return ViewsConfig(**recipe["views"])
+    except (ModelLoadError, DataError, OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return None  # a recipe of another version, or none of ours: the fallback is said on the page

@@ -1,0 +1,224 @@
+"""What visitors look at together: models, galleries and what was computed of them, kept while they are used."""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Generic, Self, TypeVar
+
+from ssl_zoo.data.errors import DataError
+from ssl_zoo.evaluation.load import ModelLoadError
+from ssl_zoo.explore.gallery import Gallery, GalleryRequest, Step, open_gallery
+from ssl_zoo.explore.preparation import Explained, Explorer, load_explorer, prepare
+
+
+__all__ = ["ExploreError", "NotReady", "Request", "Rules", "Workbench"]
+
+_KEPT_MODELS, _KEPT_GALLERIES, _KEPT_EXPLAINED = 4, 4, 8
+
+T = TypeVar("T")
+
+
+class ExploreError(ValueError):
+    """Something a visitor asked for can't be done; the message says why and what to do."""
+
+
+class NotReady(ExploreError):
+    """What was asked for has to be prepared first."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What the server allows its visitors.
+
+    Attributes:
+        folders (`tuple` of `Path`): Local models and data sets may be opened inside these.
+        remote_code (`bool`): Whether models may bring code of their own.
+        max_images (`int`): Images of a gallery at most.
+    """
+
+    folders: tuple[Path, ...] = ()
+    remote_code: bool = False
+    max_images: int = 10_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is opened: a model and the first images of a data set.
+
+    Attributes:
+        model (`str`), revision (`str` or `None`): As `load_explorer` takes them.
+        data, split (`str`), config, image_column, label_column (`str` or `None`): The images.
+        images (`int`): How many.
+        clusters (`int`): Clusters of k-means, for a model without clusters of its own.
+    """
+
+    model: str = "mira-cifar10"
+    revision: str | None = None
+    data: str = "embedded"
+    config: str | None = None
+    split: str = "test"
+    image_column: str | None = None
+    label_column: str | None = None
+    images: int = 1000
+    clusters: int = 20
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, str]) -> Self:
+        """Read it from the parameters of a URL; others are ignored.
+
+        Raises:
+            ExploreError: for a number that is none.
+        """
+        found: dict[str, Any] = {}
+        for field in fields(cls):
+            value = str(query.get(field.name) or "").strip()
+            if not value:
+                continue
+            if field.name in ("images", "clusters"):
+                if not value.isdecimal() or int(value) < 1:
+                    raise ExploreError(f"`{field.name}` must be a whole number of at least 1, got '{value}'.")
+                found[field.name] = int(value)
+            else:
+                found[field.name] = value
+        return cls(**found)
+
+    def to_query(self) -> dict[str, str]:
+        """Parameters of a URL: those that aren't the defaults, and always model and data."""
+        default = asdict(type(self)())
+        return {
+            name: str(value)
+            for name, value in asdict(self).items()
+            if value is not None and (value != default[name] or name in ("model", "data"))
+        }
+
+    @property
+    def gallery(self) -> GalleryRequest:
+        """The part that names the images."""
+        return GalleryRequest(
+            path=self.data,
+            name=self.config,
+            split=self.split,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            num_images=self.images,
+        )
+
+
+class _Recent(Generic[T]):
+    """The last few things that were used."""
+
+    def __init__(self, size: int) -> None:
+        self._size, self._kept, self._lock = size, OrderedDict[Any, T](), threading.Lock()
+
+    def get(self, key: Any) -> T | None:
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+            return self._kept.get(key)
+
+    def put(self, key: Any, value: T) -> T:
+        with self._lock:
+            self._kept[key] = value
+            self._kept.move_to_end(key)
+            while len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+        return value
+
+
+class Workbench:
+    """Opens what visitors ask for, once for all of them.
+
+    Args:
+        cache (`Path`): Folder of all that is kept; deleting it loses only time.
+        rules ([`Rules`], *optional*): What visitors may open.
+        resolve_model, resolve_data (functions, *optional*): Turn a visitor's name into one that may be opened, or
+            raise [`ExploreError`]. The first is given the revision, too.
+        words (function, *optional*): Error, the visitor's name and what it was turned into -> what a visitor reads.
+    """
+
+    def __init__(
+        self,
+        cache: Path,
+        rules: Rules | None = None,
+        *,
+        resolve_model: Callable[[str, Rules, str | None], str] = lambda name, rules, revision: name,
+        resolve_data: Callable[[str, Rules], str] = lambda name, rules: name,
+        words: Callable[[Exception, str, str], str] = lambda error, name, place: str(error),
+    ) -> None:
+        self.cache, self.rules = cache, rules or Rules()
+        self._resolve_model, self._resolve_data, self._words = resolve_model, resolve_data, words
+        self._explorers = _Recent[Explorer](_KEPT_MODELS)
+        self._galleries = _Recent[Gallery](_KEPT_GALLERIES)
+        self._explained = _Recent[Explained](_KEPT_EXPLAINED)
+        self._busy = threading.Lock()  # two preparations at once would each be half as fast, and write the same files
+
+    def open(self, request: Request) -> Generator[Step, None, Explained]:
+        """Prepare what was asked for; closing the generator stops the work and keeps what is done.
+
+        Yields:
+            [`Step`]: How far it is.
+
+        Returns:
+            [`Explained`].
+
+        Raises:
+            ExploreError: It can't be opened.
+        """
+        ready = self._explained.get(request)
+        if ready is not None:
+            return ready
+        if request.images > self.rules.max_images:
+            raise ExploreError(f"This server shows at most {self.rules.max_images:,} images, got {request.images:,}.")
+        while not self._busy.acquire(timeout=0.5):
+            yield Step(0, request.images, "waiting for another visitor's images")
+        try:
+            yield Step(0, request.images, f"loading {request.model}")
+            explorer = self.explorer(request)
+            gallery = self._galleries.get(request.gallery)
+            if gallery is None:
+                gallery = self._galleries.put(request.gallery, (yield from self._open_gallery(request)))
+            try:
+                explained = yield from prepare(explorer, gallery, self.cache, num_clusters=request.clusters)
+            except ValueError as error:  # too few images, or a model that has diverged
+                raise ExploreError(self._words(error, request.model, explorer.name)) from error
+        finally:
+            self._busy.release()
+        return self._explained.put(request, explained)
+
+    def _open_gallery(self, request: Request) -> Generator[Step, None, Gallery]:
+        place = self._resolve_data(request.data, self.rules)
+        try:
+            return (yield from open_gallery(replace(request.gallery, path=place), self.cache))
+        except DataError as error:
+            raise ExploreError(self._words(error, request.data, place)) from error
+
+    def get(self, request: Request) -> Explained:
+        """What was prepared.
+
+        Raises:
+            NotReady: It hasn't been, or was put away since.
+        """
+        found = self._explained.get(request)
+        if found is None:
+            raise NotReady(f"'{request.model}' on '{request.data}' is not open: press Open.")
+        return found
+
+    def explorer(self, request: Request) -> Explorer:
+        """The model, loaded when it isn't in memory.
+
+        Raises:
+            ExploreError: It can't be loaded.
+        """
+        key = (request.model, request.revision)
+        found = self._explorers.get(key)
+        if found is None:
+            place = self._resolve_model(request.model, self.rules, request.revision)
+            try:
+                found = self._explorers.put(
+                    key, load_explorer(place, revision=request.revision, remote_code=self.rules.remote_code)
+                )
+            except ModelLoadError as error:
+                raise ExploreError(self._words(error, request.model, place)) from error
+        return found

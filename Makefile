@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart test slow lint typecheck format clean
+.PHONY: help venv quickstart space test slow lint typecheck format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -16,6 +16,9 @@ venv: $(STAMP)  ## set up .venv with everything the other targets need (they do 
 quickstart: $(STAMP)  ## train MIRA on images the package makes itself, evaluate it, print a table, save a picture
 	$(BIN)/accelerate launch recipes/train.py
 	$(BIN)/accelerate launch recipes/evaluate.py runs/mira-embedded --baselines
+
+space: $(STAMP)  ## look at clusters in the browser, first the embedded model's; ARGS='--help' lists the options
+	$(BIN)/python space/app.py $(ARGS)
 
 test: $(STAMP)  ## run the tests (CPU, offline, a few minutes); ARGS='-k words' passes options to pytest
 	$(PYTEST) -m 'not slow' $(ARGS)

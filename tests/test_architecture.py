@@ -94,7 +94,20 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "ssl_zoo.conversion": (*_COMMON, "huggingface_hub", "pyarrow", "safetensors"),
     "ssl_zoo.explore": (
         *_COMMON,
-        *("datasets", "huggingface_hub", "PIL", "pyarrow", "scipy", "sklearn", "timm", "transformers", "umap", "yaml"),
+        *(
+            "datasets",
+            "huggingface_hub",
+            "openTSNE",
+            "pacmap",
+            "PIL",
+            "pyarrow",
+            "scipy",
+            "sklearn",
+            "timm",
+            "transformers",
+            "umap",
+            "yaml",
+        ),
     ),
     "ssl_zoo.detection": (
         *_COMMON,

@@ -1,0 +1,285 @@
+"""The bar above the pages: what to open, how far that is, and how the clusters are read."""
+
+import logging
+import re
+from collections.abc import Callable, Generator, Mapping
+from typing import Any
+
+import gradio as gr
+from shell import QUIET, READING, SETTINGS, TAB, VIEW, App, changed, escape, link, note, plural, progress_bar
+
+from pages.compare import open_other
+from ssl_zoo.explore.clusters import modes
+from ssl_zoo.explore.models import visitor_words
+from ssl_zoo.explore.offers import data_at_hand, look_at_data, models_at_hand
+from ssl_zoo.explore.workbench import ExploreError, Request
+
+
+Changes = Generator[dict[Any, Any], None, None]
+
+_log = logging.getLogger(__name__)
+_MODES = {"softmax": "softmax", "assignment": "MIRA's assignment"}
+_WORDS = ("model", "revision", "data", "config", "split", "image_column", "label_column")
+FIELDS = (*_WORDS, "images", "clusters")
+"""What a visitor fills in, in the order of the components."""
+
+
+def build(app: App, demo: gr.Blocks, default: Request) -> None:
+    """Lay out the bar, open what the address asks for, and keep the address up to date."""
+    own = {"allow_custom_value": True, "elem_classes": "field"}
+    with gr.Row(elem_classes="controls sources"):
+        model = gr.Dropdown(
+            models_at_hand(app.bench.rules), value=default.model, label="Model", scale=4, elem_id="model", **own
+        )
+        data = gr.Dropdown(
+            data_at_hand(app.bench.rules), value=default.data, label="Images", scale=4, elem_id="data", **own
+        )
+        split = gr.Dropdown([default.split], value=default.split, label="Split", min_width=90, elem_id="split", **own)
+        number = gr.Number(
+            default.images,
+            label="First",
+            precision=0,
+            minimum=1,
+            min_width=80,
+            elem_id="images",
+            elem_classes="field",
+        )
+        with gr.Row(scale=0, elem_classes="buttons"):
+            open_button = gr.Button("Open", variant="primary", size="md", elem_id="open")
+            cancel = gr.Button("Cancel", visible=False, size="md", elem_id="cancel")
+    with (
+        gr.Accordion("Revision, configuration, columns, k-means", open=False, elem_classes="more", elem_id="more"),
+        gr.Row(elem_classes="controls"),
+    ):
+        revision = gr.Textbox(
+            label="Revision of the model", placeholder="branch, tag or commit", max_lines=1, elem_classes="field"
+        )
+        config = gr.Dropdown([""], value="", label="Configuration of the data set", **own)
+        image_column = gr.Dropdown([""], value="", label="Image column, found by type if empty", **own)
+        label_column = gr.Dropdown([""], value="", label="Label column, found by type if empty", **own)
+        clusters = gr.Number(
+            default.clusters,
+            label="k-means clusters, for models without",
+            precision=0,
+            minimum=2,
+            elem_classes="field",
+        )
+    progress = gr.HTML(elem_id="progress", container=False)
+    with gr.Row(elem_classes="controls reading"):
+        status = gr.HTML(elem_id="status", container=False, scale=4)
+        head = gr.Dropdown([("1", "0")], value="0", label="Head", visible=False, elem_id="head", min_width=70)
+        mode = gr.Radio(
+            [(words, key) for key, words in _MODES.items()],
+            value="softmax",
+            label="Clusters by",
+            visible=False,
+            elem_id="mode",
+            min_width=260,
+        )
+        temperature = gr.Slider(
+            0.1,
+            5,
+            value=1,
+            step=0.1,
+            label="Temperature",
+            visible=False,
+            elem_id="temperature",
+            min_width=250,
+            buttons=[],
+        )
+    address = gr.Textbox(visible="hidden", elem_id="address", label="Address")
+
+    def settings(request: Mapping[str, str], view: Mapping[str, str]) -> list[Any]:
+        """Offer what can be switched, as it is set."""
+        if not request:
+            return [gr.skip()] * 3
+        explained = app.explained(request)
+        heads = [(str(one + 1), str(one)) for one in range(explained.num_heads)]
+        return [
+            gr.update(choices=heads, value=view["head"], visible=len(heads) > 1),
+            gr.update(value=view["mode"], visible=len(modes(explained)) > 1),
+            gr.update(value=float(view["temperature"]), visible=True),
+        ]
+
+    app.draw(None, settings, [head, mode, temperature], uses=())
+    app.draw(None, lambda request, view: _summary(app, request, view), status)
+    app.draw(None, link, address, uses=SETTINGS)
+
+    filled = [model, revision, data, config, split, image_column, label_column, number, clusters]
+    offered = [config, split, image_column, label_column]
+    working = [progress, cancel, open_button]
+
+    def open_(
+        query: Mapping[str, str], first: dict[Any, Any], drawn: Callable[[dict[str, str]], dict[Any, Any]]
+    ) -> Changes:
+        """Open what was asked for and say how far that is.
+
+        `first` is shown at once, and with it, if nothing had to be waited for, what `drawn` makes of what is open,
+        which is `{}` where it can't be opened.
+        """
+        waited = False
+        try:
+            work = app.bench.open(Request.from_query(query))
+            try:
+                for step in work:
+                    bar = progress_bar(app.said(step.words), step.done, step.total)
+                    yield {progress: bar} if waited else {**first, **_working(cancel, open_button), progress: bar}
+                    waited = True
+            finally:
+                work.close()
+            request = Request.from_query(query).to_query()
+            end = {} if waited else {**first, **drawn(request)}
+            yield {**end, app.request: request, progress: "", **_ended(cancel, open_button)}
+        except ValueError as error:
+            words = note(app.said(_said(error, query)), kind="error")
+            yield {**({} if waited else first), **drawn({}), progress: words, **_ended(cancel, open_button)}
+        except Exception:
+            _log.exception("%s could not be opened", dict(query))
+            words = note("Something went wrong while opening this; the server's log says what.", kind="error")
+            yield {**({} if waited else first), **drawn({}), progress: words, **_ended(cancel, open_button)}
+
+    def open_all(query: Mapping[str, str], other: str, first: dict[Any, Any], drawn: Any) -> Changes:
+        """Open what was asked for, and then what it is compared with."""
+        request: dict[str, str] = {}
+        for changes in open_(query, first, drawn):
+            request = changes.get(app.request, request)
+            yield changes
+        if request and other:
+            try:
+                for bar in open_other(app, request, other):
+                    yield {progress: bar}
+                yield {progress: ""}
+            except ValueError as error:
+                yield {progress: note(app.said(f"'{other}' can't be compared: {error}"), kind="error")}
+        yield _offers(app, query, offered)
+
+    def pressed(request: Mapping[str, str], view: Mapping[str, str], *values: Any) -> Changes:
+        asked = dict(zip(FIELDS, map(_text, values), strict=True))
+        query = _adapted(app, request, asked)
+        first = {part: query[name] for part, name in zip(filled, FIELDS, strict=True) if query[name] != asked[name]}
+        yield from open_all(query, view.get("other", ""), first, lambda _: {})
+
+    def arrived(drawn: dict[str, Any], request: gr.Request) -> Changes:
+        """Fill in what the address asks for, and open it."""
+        query = dict(request.query_params)
+        found = {name: query.get(name) or getattr(default, name) or "" for name in FIELDS}
+        for name in ("images", "clusters"):
+            value = str(found[name])
+            found[name] = int(value) if value.isascii() and value.isdecimal() else getattr(default, name)
+        query["page"] = query.get(TAB, "")
+        view = changed(VIEW, **{name: query[name] for name in SETTINGS if query.get(name)})
+        first = {**dict(zip(filled, found.values(), strict=True)), app.view: view}
+        first |= {app.tabs: gr.update(selected=view["page"])} if view["page"] != VIEW["page"] else {}
+        asked = {name: _text(value) for name, value in found.items()}
+        yield from open_all(asked, view.get("other", ""), first, lambda opened: app.redraw(opened, view, drawn))
+
+    shown = list(dict.fromkeys([*app.outputs, app.request, *working, *filled]))
+    opened = gr.on(
+        [open_button.click, model.select, data.select, split.select, number.submit, revision.submit],
+        pressed,
+        [app.request, app.view, *filled],
+        shown,
+        concurrency_limit=4,
+        **QUIET,
+    )
+    first = demo.load(arrived, app.drawn, [*shown, app.tabs], concurrency_limit=4, **QUIET)
+    for event in (opened, first):
+        app.follow(event)
+    data.input(lambda name: _offers(app, {"data": _text(name)}, offered), data, offered, **QUIET)
+
+    def stopped() -> dict[Any, Any]:
+        words = "Stopped. What was done is kept: Open goes on from there."
+        return {progress: note(words), **_ended(cancel, open_button)}
+
+    cancel.click(stopped, None, working, cancels=[opened, first], **QUIET)
+    address.change(None, address, None, js="(q) => { if (q) history.replaceState(null, '', q); }")
+    for name, control in zip(READING, (head, mode, temperature), strict=True):
+        control.input(_setter(name), [app.view, control], app.view, trigger_mode="always_last", **QUIET)
+
+
+def _adapted(app: App, request: Mapping[str, str], asked: dict[str, str]) -> dict[str, str]:
+    """What was asked for, where another data set was chosen: split and columns of the last one give way."""
+    before = Request.from_query(request)
+    if not request or asked["data"] == before.data:
+        return asked
+    found = dict(asked)
+    for name in ("config", "image_column", "label_column"):
+        if found[name] == (getattr(before, name) or ""):
+            found[name] = ""
+    try:
+        splits = look_at_data(found["data"], found["config"], app.bench.rules).splits
+    except ExploreError:
+        return found  # opening says why
+    if splits and found["split"] == before.split and before.split not in splits:
+        found["split"] = splits[0]
+    return found
+
+
+def _said(error: ValueError, query: Mapping[str, str]) -> str:
+    """The message without folders of the server."""
+    return re.sub(r" \(looked in [^)]*\)", "", visitor_words(error, name=query["data"]))
+
+
+def _setter(name: str) -> Any:
+    return lambda view, value: changed(view, **{name: _text(value)})
+
+
+def _offers(app: App, query: Mapping[str, str], offered: list[Any]) -> dict[Any, Any]:
+    """Fill the lists with what the data set has; where it can't be asked they stay as they are: opening says why."""
+    try:
+        offer = look_at_data(query["data"], query.get("config"), app.bench.rules)
+    except ExploreError:
+        return {component: gr.skip() for component in offered}
+    config, split, image_column, label_column = offered
+    changes: dict[Any, Any] = {
+        config: gr.update(choices=["", *offer.configs]),
+        image_column: gr.update(choices=["", *offer.images]),
+        label_column: gr.update(choices=["", *offer.labels]),
+    }
+    if offer.splits:
+        # Before anything is opened, a split that isn't there gives way to one that is.
+        other = {} if query.get("split", "test") in offer.splits or "split" in query else {"value": offer.splits[0]}
+        changes[split] = gr.update(choices=list(offer.splits), **other)
+    return changes
+
+
+def _working(cancel: gr.Button, open_button: gr.Button) -> dict[Any, Any]:
+    return {cancel: gr.update(visible=True), open_button: gr.update(visible=False)}
+
+
+def _ended(cancel: gr.Button, open_button: gr.Button) -> dict[Any, Any]:
+    return {cancel: gr.update(visible=False), open_button: gr.update(visible=True)}
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value).strip()
+
+
+def _summary(app: App, request: Mapping[str, str], view: Mapping[str, str]) -> str:
+    """One line that says what is open."""
+    if not request:
+        return ""
+    try:
+        found = app.clustering(request, view)
+    except ExploreError as error:
+        return note(str(error), kind="error")
+    explained, sizes = found.explained, found.sizes
+    used = len(sizes.sizes) - sizes.num_empty
+    words = [
+        f"<b>{escape(explained.about['title'])}</b>",
+        f"{plural(len(explained.gallery), 'image')} of {escape(request['data'])}",
+        f"{used:,} of {plural(len(sizes.sizes), 'cluster')} used"
+        + (" (k-means)" if explained.about["kmeans"] else ""),
+    ]
+    if sizes.num_empty:
+        words.append(f'<span class="dead">{sizes.num_empty:,} dead</span>')
+    if sizes.num_overfull:
+        words.append(f'<span class="full">{sizes.num_overfull:,} over-full</span>')
+    if found.nmi is not None:
+        words.append(f'<span title="normalised mutual information with the classes">NMI {found.nmi:.2f}</span>')
+    corrupt = explained.gallery.about["corrupt"]
+    if corrupt:
+        words.append(f"{plural(corrupt, 'corrupt image')} left out")
+    return f'<p class="status" role="status">{" · ".join(words)}</p>'

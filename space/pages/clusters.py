@@ -1,0 +1,303 @@
+"""The clusters: a card for each with some of its images; an open one shows who is in it and what is near."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import gradio as gr
+from shell import PLAIN, QUIET, READING, VIEW, App, asset, changed, escape, note, plural, texts
+
+from ssl_zoo.explore.clusters import Cluster, Clustering
+from ssl_zoo.explore.palette import color_of
+from ssl_zoo.explore.pictures import data_uri, spaced, strip
+from ssl_zoo.explore.workbench import ExploreError
+
+
+_PER_PAGE = 24
+_COLUMNS, _ROWS, _SIDE = 6, 2, 72
+_SHOWN = 24  # most and least confident images of an open cluster
+_BARS = 12
+
+# What a visitor chooses -> what is sorted by, and whether the largest comes first.
+ORDERS: dict[str, tuple[str, str, bool]] = {
+    "size": ("largest", "size", True),
+    "-size": ("smallest", "size", False),
+    "purity": ("purest", "purity", True),
+    "-purity": ("least pure", "purity", False),
+    "confidence": ("most confident", "confidence", True),
+    "-confidence": ("least confident", "confidence", False),
+    "-entropy": ("fewest classes (entropy)", "entropy", False),
+    "entropy": ("most mixed classes (entropy)", "entropy", True),
+    "number": ("by number", "number", False),
+}
+_OF_CLASSES = ("purity", "entropy")  # orders that need labels
+
+
+def build(app: App) -> None:
+    """Lay out the page."""
+    with gr.Row(elem_classes="controls"):
+        sort = gr.Dropdown(
+            [(words, key) for key, (words, _, _) in ORDERS.items()],
+            value="size",
+            label="Sort",
+            elem_id="sort",
+            elem_classes="field",
+            scale=1,
+            min_width=150,
+        )
+        find = gr.Textbox(
+            label="Find",
+            placeholder="class or cluster number",
+            max_lines=1,
+            max_length=100,
+            elem_id="find",
+            elem_classes="field",
+            scale=2,
+        )
+        only = gr.Checkbox(label="Dead and over-full only", elem_id="only", scale=0, min_width=210)
+    detail = gr.HTML(elem_id="cluster-detail", js_on_load=asset("clusters.js"), **PLAIN)
+    cards = gr.HTML(elem_id="cluster-cards", js_on_load=asset("clusters.js"), **PLAIN)
+
+    def restore(request: Mapping[str, str], view: Mapping[str, str]) -> list[object]:
+        has_classes = bool(request) and bool((app.explained(request).gallery.labels >= 0).any())
+        orders = [(words, key) for key, (words, by, _) in ORDERS.items() if has_classes or by not in _OF_CLASSES]
+        return [
+            gr.update(value=view["sort"] if view["sort"] in dict(orders).values() else VIEW["sort"], choices=orders),
+            gr.update(value=view.get("find", "")),
+            gr.update(value="only" in view),
+        ]
+
+    app.draw("clusters", restore, [sort, find, only], uses=())
+    app.draw("clusters", partial(_detail, app), detail, uses=(*READING, "cluster"))
+    app.draw("clusters", partial(_cards, app), cards, uses=(*READING, "sort", "find", "only", "at"))
+    sort.input(lambda view, value: changed(view, sort=value, at=1), [app.view, sort], app.view, **QUIET)
+    find.change(  # gradio's `input` doesn't hear of deleted letters
+        _search,
+        [app.view, find],
+        app.view,
+        trigger_mode="always_last",
+        **QUIET,
+    )
+    only.input(lambda view, value: changed(view, only="1" if value else "", at=1), [app.view, only], app.view, **QUIET)
+    for widget in (cards, detail):
+        widget.select(_choose, app.view, app.view, **QUIET)
+    gr.api(_endpoint(app), api_name="clusters")
+
+
+def _search(view: Mapping[str, str], text: str) -> Mapping[str, str]:
+    text = (text or "").strip()
+    return view if text == view.get("find", "") else changed(view, find=text, at=1)
+
+
+def _endpoint(app: App) -> Any:
+    def clusters(request: dict[str, str], view: dict[str, str] | None = None) -> list[dict[str, Any]]:
+        """List the clusters as the page does, dead ones too.
+
+        Args:
+            request: What to open, as in the page's address: model, data, split, images.
+            view: Head, mode, temperature, sort and find, as in the page's address.
+        """
+        settings = texts(view)
+        try:
+            found = app.clustering(texts(request), settings)
+            _, sort, descending = ORDERS.get(settings.get("sort", ""), ORDERS["size"])
+            listed = found.ordered(sort, descending=descending, text=settings.get("find", ""))  # type: ignore[arg-type]
+        except ExploreError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+        return [asdict(cluster) for cluster in listed]
+
+    return clusters
+
+
+def _choose(view: Mapping[str, str], event: gr.EventData) -> dict[str, str]:
+    """What a click on a card, on a link to a cluster or on a page number changes."""
+    found = {name: getattr(event, name, None) for name in ("cluster", "at")}
+    return changed(view, **{name: value for name, value in found.items() if value is not None})
+
+
+def _cards(app: App, request: Mapping[str, str], view: Mapping[str, str]) -> str:
+    try:
+        found = app.clustering(request, view)
+        _, sort, descending = ORDERS.get(view["sort"], ORDERS["size"])
+        clusters = found.ordered(sort, descending=descending, text=view.get("find", ""))  # type: ignore[arg-type]
+    except ExploreError as error:
+        return note(str(error), kind="error" if request else "empty")
+    # Dead clusters have nothing to show among others; they are there when they are asked for.
+    only, text = "only" in view, view.get("find", "")
+    clusters = [
+        cluster
+        for cluster in clusters
+        if (not only or cluster.is_dead or cluster.is_overfull) and (only or text or not cluster.is_dead)
+    ]
+    if not clusters:
+        where = f" for '{text}'" if text else ""
+        return note(f"No {'dead or over-full ' if only else ''}cluster{where}.")
+    pages = -(-len(clusters) // _PER_PAGE)
+    at = min(max(int(view["at"]) if view["at"].isdecimal() else 1, 1), pages)
+    part = clusters[(at - 1) * _PER_PAGE : at * _PER_PAGE]
+    items = "".join(f"<li>{_card(found, cluster)}</li>" for cluster in part)
+    words = f"{plural(len(clusters), 'cluster')}" + (f", page {at} of {pages}" if pages > 1 else "")
+    return f'<p class="count" role="status">{words}</p><ul class="cards">{items}</ul>{_pager(at, pages)}'
+
+
+def _card(found: Clustering, cluster: Cluster) -> str:
+    gallery = found.explained.gallery
+    numbers = spaced(found.members(cluster.number).tolist(), _COLUMNS * _ROWS)
+    picture = '<div class="blank">no image</div>'
+    if numbers:
+        alt = f"{len(numbers)} images of cluster {cluster.number}" + _mostly(cluster)
+        picture = (
+            f'<img src="{strip(gallery, numbers, columns=_COLUMNS, rows=_ROWS, side=_SIDE)}" alt="{escape(alt)}" '
+            f'width="{_COLUMNS * _SIDE}" height="{_ROWS * _SIDE}">'
+        )
+    words = [plural(cluster.size, "image")]
+    if cluster.majority is not None:
+        words.append(f"{escape(cluster.majority_name)} {100 * (cluster.purity or 0):.0f} %")
+    if cluster.confidence is not None:
+        words.append(f"conf. {cluster.confidence:.2f}")
+    bar = ""
+    if cluster.purity is not None and cluster.majority is not None:
+        bar = (
+            f'<span class="bar"><span style="width:{100 * cluster.purity:.1f}%;'
+            f'background:{color_of(cluster.majority)}"></span></span>'
+        )
+    return (
+        f'<button type="button" class="card" data-cluster="{cluster.number}" '
+        f'aria-label="{escape(_summary(cluster))}" title="{" · ".join(words)}">{picture}'
+        f'<span class="line"><b>#{cluster.number}</b>{_marks(cluster)}<span>{" · ".join(words)}</span></span>'
+        f"{bar}</button>"
+    )
+
+
+def _mostly(cluster: Cluster) -> str:
+    return f", mostly {cluster.majority_name}" if cluster.majority_name is not None else ""
+
+
+def _summary(cluster: Cluster) -> str:
+    state = ", dead" if cluster.is_dead else ", over-full" if cluster.is_overfull else ""
+    return f"Open cluster {cluster.number}: {plural(cluster.size, 'image')}{_mostly(cluster)}{state}"
+
+
+def _marks(cluster: Cluster) -> str:
+    if cluster.is_dead:
+        return '<span class="mark dead" title="No image is in it.">dead</span>'
+    if cluster.is_overfull:
+        return '<span class="mark full" title="More than four times an equal share of the images.">over-full</span>'
+    return ""
+
+
+def _pager(at: int, pages: int) -> str:
+    if pages == 1:
+        return ""
+    near = sorted({1, pages, *range(max(1, at - 2), min(pages, at + 2) + 1)})
+    buttons, last = [], 0
+    for number in near:
+        if number > last + 1:
+            buttons.append("<span>…</span>")
+        here = ' aria-current="page"' if number == at else ""
+        buttons.append(f'<button type="button" data-at="{number}"{here} aria-label="Page {number}">{number}</button>')
+        last = number
+    return f'<nav class="pager" aria-label="Pages of clusters">{"".join(buttons)}</nav>'
+
+
+def _detail(app: App, request: Mapping[str, str], view: Mapping[str, str]) -> str:
+    number = view.get("cluster", "")
+    if not request or not number:
+        return ""
+    try:
+        found = app.clustering(request, view)
+        if not (number.isascii() and number.isdecimal()):
+            raise ExploreError(f"A cluster is named by its number, got '{number}'.")
+        return _open(found, found[int(number)])
+    except ExploreError as error:
+        return f'<section class="detail">{_close()}{note(str(error), kind="error")}</section>'
+
+
+def _close() -> str:
+    return '<button type="button" class="close" data-cluster="" aria-label="Close the cluster">&times;</button>'
+
+
+def _open(found: Clustering, cluster: Cluster) -> str:
+    members = found.members(cluster.number).tolist()
+    facts = [plural(cluster.size, "image"), f"{100 * cluster.share:.1f} % of all"]
+    if cluster.confidence is not None:
+        facts.append(f"mean confidence {cluster.confidence:.2f}")
+    if cluster.purity is not None:
+        facts += [f"purity {100 * cluster.purity:.0f} %", f"entropy of classes {cluster.entropy:.2f} nats"]
+    head = f"<header><h2>Cluster {cluster.number}</h2>{_marks(cluster)}<p>{' · '.join(facts)}</p>{_close()}</header>"
+    if cluster.is_dead:
+        return (
+            f'<section class="detail" aria-label="Cluster {cluster.number}">{head}'
+            f"{note('No image is in this cluster: none has it as its most probable one.')}</section>"
+        )
+    half = [("Most confident", members[:_SHOWN])]
+    if len(members) > _SHOWN:
+        half.append(("Least confident", members[max(_SHOWN, len(members) - _SHOWN) :][::-1]))
+    images = "".join(
+        f'<h3>{title}</h3><ul class="images">{"".join(_image(found, cluster, number) for number in numbers)}</ul>'
+        for title, numbers in half
+    )
+    return (
+        f'<section class="detail" aria-label="Cluster {cluster.number}">{head}<div class="columns">'
+        f"<div>{images}</div><aside>{_classes(found, cluster)}{_confidences(found, cluster)}{_near(found, cluster)}"
+        "</aside></div></section>"
+    )
+
+
+def _image(found: Clustering, cluster: Cluster, number: int) -> str:
+    gallery = found.explained.gallery
+    label = int(gallery.labels[number])
+    words = (
+        f"{gallery.class_name(label)}, confidence {found.confidence[number]:.2f}"
+        if label >= 0
+        else (f"confidence {found.confidence[number]:.2f}")
+    )
+    other = " other" if label >= 0 and label != cluster.majority else ""
+    return (
+        f'<li class="{other.strip()}"><img src="{data_uri(gallery.small_images[number])}" width="96" height="96" '
+        f'alt="{escape(f"image {gallery.sample_ids[number]}, {words}")}" title="{escape(words)}"></li>'
+    )
+
+
+def _classes(found: Clustering, cluster: Cluster) -> str:
+    counts = found.class_histogram(cluster.number)
+    if not counts:
+        return ""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(count.name)}</th><td><span class="bar"><span '
+        f'style="width:{100 * count.share:.1f}%;background:{color_of(count.label)}"></span></span></td>'
+        f"<td>{count.size:,}</td></tr>"
+        for count in counts[:_BARS]
+    )
+    rest = f'<p class="small">and {plural(len(counts) - _BARS, "other class")}</p>'
+    return f'<h3>Classes</h3><table class="bars">{rows}</table>{rest if len(counts) > _BARS else ""}'
+
+
+def _confidences(found: Clustering, cluster: Cluster) -> str:
+    counts, edges = found.confidence_histogram(cluster.number)
+    highest = max(int(counts.max()), 1)
+    bars = "".join(
+        f'<rect x="{5 * place}" y="{40 - 40 * count / highest:.1f}" width="4.4" height="{40 * count / highest:.1f}">'
+        f"<title>{edges[place]:.2f} to {edges[place + 1]:.2f}: {plural(int(count), 'image')}</title></rect>"
+        for place, count in enumerate(counts.tolist())
+    )
+    return (
+        f'<h3>Confidence</h3><svg class="histogram" viewBox="0 0 100 40" preserveAspectRatio="none" role="img" '
+        f'aria-label="Images of the cluster by confidence, from {edges[0]:.2f} to {edges[-1]:.2f}">{bars}</svg>'
+        f'<p class="small axis"><span>{edges[0]:.2f}</span><span>{edges[-1]:.2f}</span></p>'
+    )
+
+
+def _near(found: Clustering, cluster: Cluster) -> str:
+    gallery = found.explained.gallery
+    items = ""
+    for near in found.nearest(cluster.number, limit=6):
+        picture = strip(gallery, found.members(near.number)[:4].tolist(), columns=4, rows=1, side=48)
+        words = escape(_mostly(found[near.number]).removeprefix(", mostly "))
+        items += (
+            f'<li><button type="button" class="near" data-cluster="{near.number}" '
+            f'aria-label="Open cluster {near.number}, cosine {near.cosine:.2f}"><img src="{picture}" width="192" '
+            f'height="48" alt=""><span>#{near.number} {words}</span><span>{near.cosine:.2f}</span></button></li>'
+        )
+    return f'<h3>Nearest clusters, cosine of centres</h3><ul class="nearest">{items}</ul>' if items else ""

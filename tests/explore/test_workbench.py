@@ -79,6 +79,7 @@ def test_a_stopped_preparation_goes_on(folder: Path, tmp_path: Path, monkeypatch
     np.testing.assert_array_equal(found.log_probabilities(), whole.log_probabilities())
     looked.clear()
     assert bench.get(request(folder)) is found
+    assert finish(bench.open(request(folder))) == (found, []), "what is open is there at once"
     finish(Workbench(tmp_path / "cache").open(request(folder)))  # a server that was started anew
     assert not looked
 

@@ -17,6 +17,7 @@ class Progress:
 
     repo_id: str
     revision: str
+    repo_type: str = "model"
     created_repo: bool = False
     created_branch: bool = False
     head: str | None = None
@@ -80,22 +81,23 @@ def left_behind(api: HfApi, progress: Progress) -> str:
             f"The model is published whole, without the tag '{progress.tagging}'. Repeating the command is safe: it "
             f"sends nothing again and sets the tag."
         )
-    made = []
+    made, is_model = [], progress.repo_type == "model"
     if progress.created_repo:
-        made.append(f"the new repository '{progress.repo_id}'")
+        made.append(f"the new {'repository' if is_model else 'Space'} '{progress.repo_id}'")
     if progress.created_branch:
         made.append(f"the new branch '{progress.revision}'")
     exists = "Nothing of this push is visible."
     if made:
-        exists = f"Of this push there is {' and '.join(made)}, without the model."
+        exists = f"Of this push there is {' and '.join(made)}, without {'the model' if is_model else 'the files'}."
     if progress.committing:
         try:
-            head = api.repo_info(progress.repo_id, revision=progress.revision).sha
+            head = api.repo_info(progress.repo_id, revision=progress.revision, repo_type=progress.repo_type).sha
         except Exception:  # no network, most likely: that is what failed in the first place
             head = None
             exists = "Whether the commit arrived is unknown; if it did, it did so whole."
         if head is not None and head != progress.head:
             exists = (
-                f"But '{progress.revision}' has a new commit, {head}: if it is yours, the model is published whole."
+                f"But '{progress.revision}' has a new commit, {head}: if it is yours, "
+                f"{'the model' if is_model else 'the Space'} is published whole."
             )
     return f"{exists} Repeating the command is safe: it continues with what is there and makes at most one commit."

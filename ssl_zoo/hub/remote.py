@@ -17,7 +17,7 @@ from ssl_zoo.hub.sources import CONVERSION_FILE, ExportError
 from ssl_zoo.hub.weights import WEIGHTS_FILE
 
 
-__all__ = ["Changes", "Remote", "compare", "look", "read_history"]
+__all__ = ["Changes", "Remote", "compare", "is_published", "look", "read_history"]
 
 _SECONDS = 30.0
 """How long the first question to the Hub may take. It shows whether there is a network at all."""
@@ -61,27 +61,28 @@ class Changes:
         return bool(self.new or self.replaced or self.deleted)
 
 
-def look(api: HfApi, repo_id: str, branch: str) -> Remote:
+def look(api: HfApi, repo_id: str, branch: str, *, repo_type: str = "model") -> Remote:
     """Ask the Hub what there is.
 
     Args:
         api (`HfApi`): Who asks.
         repo_id (`str`): `"org/name"`.
         branch (`str`): Branch that will be published to; it need not exist.
+        repo_type (`str`): `"model"` or `"space"`.
 
     Returns:
         [`Remote`]: One that doesn't exist, where there is none that we may see.
     """
     try:
-        info = api.model_info(repo_id, timeout=_SECONDS)
+        info = api.repo_info(repo_id, repo_type=repo_type, timeout=_SECONDS)
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:
         return Remote(repo_id)
-    refs = api.list_repo_refs(repo_id)
+    refs = api.list_repo_refs(repo_id, repo_type=repo_type)
     branches = {ref.name: ref.target_commit for ref in refs.branches}
     head = branches.get(branch) or branches.get("main")
-    entries = api.list_repo_tree(repo_id, recursive=True, revision=head) if head else ()
+    entries = api.list_repo_tree(repo_id, recursive=True, revision=head, repo_type=repo_type) if head else ()
     return Remote(
         info.id,
         exists=True,
@@ -127,7 +128,7 @@ def compare(api: HfApi, remote: Remote, folder: Path, paths: list[str]) -> Chang
     """
     there = remote.files
     new = [path for path in paths if path not in there]
-    same = [path for path in paths if path in there and _is_equal(folder / path, there[path])]
+    same = [path for path in paths if path in there and is_published(folder / path, there[path])]
     others = sorted(set(there) - set(paths))
     deleted = [path for path in others if path in WRITTEN or _is_our_code(api, remote, path)]
     return Changes(
@@ -139,7 +140,8 @@ def compare(api: HfApi, remote: Remote, folder: Path, paths: list[str]) -> Chang
     )
 
 
-def _is_equal(file: Path, published: RepoFile) -> bool:
+def is_published(file: Path, published: RepoFile) -> bool:
+    """Whether a file on the Hub has the content of one here."""
     if file.stat().st_size != published.size:
         return False
     with file.open("rb") as stream:

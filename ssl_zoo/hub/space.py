@@ -1,0 +1,232 @@
+"""The page that shows clusters becomes a Space on the Hub, in one commit or not at all."""
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+from ssl_zoo.hub.failures import Progress, explain, left_behind
+from ssl_zoo.hub.privacy import file_leaks
+from ssl_zoo.hub.publish import Publication, PublishError
+from ssl_zoo.hub.refusals import refuse_names
+from ssl_zoo.hub.remote import Changes, Remote, is_published, look
+from ssl_zoo.provenance import commit
+
+
+__all__ = ["publish_space", "write_space"]
+
+PACKAGE = Path(__file__).parents[1]
+
+# Kinds of files that the page and the package are made of; whatever else lies beside them stays at home.
+_TEXTS = (".css", ".html", ".js", ".json", ".jsonl", ".md", ".py", ".txt", ".typed", ".yaml")
+_KINDS = (*_TEXTS, ".jpg", ".png", ".safetensors", ".svg", ".webp")
+_NEEDED = ("app.py", "README.md", "requirements.txt")
+_CODE = (".css", ".html", ".js", ".py")
+
+logger = logging.getLogger(__name__)
+
+
+def publish_space(
+    space_dir: str | Path, repo_id: str, *, private: bool = False, token: str | None = None, dry_run: bool = False
+) -> Publication:
+    """Publish the page, its embedded models and this package's sources as a Space that runs on free hardware.
+
+    Everything goes into one commit. Repeating it without changes makes none; files that others added to the Space are
+    kept, code of an earlier version that isn't there any more is deleted.
+
+    Args:
+        space_dir (`str` or `Path`): Folder of the page: `app.py`, `README.md` that says how it runs, and the rest.
+        repo_id (`str`): `"org/name"`; made when it doesn't exist.
+        private (`bool`): Make a private Space; an existing public one is refused.
+        token (`str`, *optional*): Access token; the one you are logged in with by default.
+        dry_run (`bool`): Only gather the files and compare; nothing is sent, and it works without a network.
+
+    Returns:
+        [`Publication`]: its `card` is the Space's README.
+
+    Raises:
+        PublishError: when the folder holds no Space, when a file gives away what it shouldn't, or when the Hub
+            refuses; a failed push leaves the Space as it was.
+    """
+    api = HfApi(token=token, library_name="ssl_zoo")
+    problem = refuse_names(repo_id, "main", None, api=api)
+    if problem is not None:
+        raise PublishError(problem)
+    progress = Progress(repo_id, "main", repo_type="space")
+    with tempfile.TemporaryDirectory(prefix="ssl_zoo-") as folder:
+        files = Path(folder) / "files"
+        made = _gather(Path(space_dir), files, repo_id)
+        try:
+            remote = look(api, repo_id, "main", repo_type="space")
+            made.refusal = _refuse(remote, repo_id, private=private)
+            made.changes = _compare(remote, files, list(made.files))
+        except Exception as error:  # whatever asking dies of, the user must learn that nothing has happened
+            if not dry_run:
+                raise PublishError(f"{explain(error, repo_id)} {left_behind(api, progress)}") from error
+            made.notes.append(f"What is on the Hub isn't compared. {explain(error, repo_id)}")
+            return made
+        if dry_run:
+            return made
+        if made.refusal is not None:
+            raise PublishError(f"{made.refusal} Nothing was sent.")
+        try:
+            _push(api, progress, remote, files, made, made.changes, private=private)
+        except Exception as error:  # whatever a push dies of, the user must learn what it left behind
+            raise PublishError(f"{explain(error, repo_id)} {left_behind(api, progress)}") from error
+        return made
+
+
+def write_space(space_dir: str | Path, out_dir: str | Path) -> list[Path]:
+    """Write the files of the Space to a folder, without a network; `python app.py` runs it there.
+
+    Args:
+        space_dir (`str` or `Path`): As for `publish_space`.
+        out_dir (`str` or `Path`): Where to write; must be empty or missing.
+
+    Returns:
+        `list[Path]`: The files, relative to `out_dir`.
+
+    Raises:
+        PublishError: when the folder holds no Space, or `out_dir` holds something; it is then as it was.
+    """
+    out = Path(out_dir)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise PublishError(f"'{out}' is not empty: name a folder that is empty or doesn't exist.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".ssl_zoo-", dir=out.parent) as folder:
+        files = Path(folder) / "files"
+        made = _gather(Path(space_dir), files, "org/name")
+        if out.exists():
+            out.rmdir()
+        files.rename(out)
+    return [Path(name) for name in made.files]
+
+
+def _gather(space: Path, out: Path, repo_id: str) -> Publication:
+    """Copy what makes the Space to a folder, and look for what must not leave this machine."""
+    _check(space)
+    left_out = []
+    for root, place in ((space, out), (PACKAGE, out / PACKAGE.name)):
+        for file in _files(root):
+            if file.suffix not in _KINDS or file.is_symlink():
+                left_out.append(file)
+                continue
+            target = place / file.relative_to(root)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, target)
+    names = sorted(file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file())
+    for name in names:
+        leaks = file_leaks(out / name, paths=(space.absolute(),))
+        if leaks:
+            raise PublishError(f"{name} would give away {', '.join(leaks)}; take it out of the file first.")
+    made = Publication(
+        repo_id=repo_id,
+        revision="main",
+        files={name: (out / name).stat().st_size for name in names},
+        card=(out / "README.md").read_text(encoding="utf-8"),
+    )
+    made.notes += [f"'{file.name}' stays here: a Space isn't made of such files." for file in left_out]
+    return made
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """Files of a folder, without those of caches, builds and editors."""
+    for place in sorted(root.iterdir()):
+        if place.name.startswith(".") or place.name in ("__pycache__", "build", "runs"):
+            continue
+        if place.is_dir() and not place.is_symlink():
+            yield from _files(place)
+        elif place.is_file():
+            yield place
+
+
+def _check(space: Path) -> None:
+    """Refuse a folder that Spaces wouldn't run."""
+    missing = [name for name in _NEEDED if not (space / name).is_file()]
+    if missing:
+        raise PublishError(
+            f"'{space}' is no Space: it has no {', '.join(missing)}. Expected the folder space/ of ours."
+        )
+    if (space / PACKAGE.name).exists():
+        raise PublishError(f"'{space}' holds a '{PACKAGE.name}' of its own: the package's sources are put there.")
+    settings = _settings(space / "README.md")
+    wrong = [
+        f"`{name}: {settings.get(name)}` should be {expected}"
+        for name, expected, right in (
+            ("sdk", "gradio", settings.get("sdk") == "gradio"),
+            ("sdk_version", "a version, such as 6.31.0", bool(settings.get("sdk_version"))),
+            ("app_file", "app.py", settings.get("app_file") == "app.py"),
+        )
+        if not right
+    ]
+    if wrong:
+        raise PublishError(f"The README.md of '{space}' doesn't say how Spaces run it: {', '.join(wrong)}.")
+
+
+def _settings(readme: Path) -> dict[str, Any]:
+    _, _, rest = readme.read_text(encoding="utf-8").partition("---\n")
+    try:
+        settings = yaml.safe_load(rest.partition("\n---")[0])
+    except yaml.YAMLError:
+        settings = None
+    return settings if isinstance(settings, dict) else {}
+
+
+def _refuse(remote: Remote, repo_id: str, *, private: bool) -> str | None:
+    if remote.repo_id != repo_id:
+        return f"'{repo_id}' is called '{remote.repo_id}' now: publish to that name."
+    if remote.exists and private and not remote.private:
+        return (
+            f"'{repo_id}' exists and is public, so publishing to it would not be private: choose another name, or "
+            f"make it private in its settings."
+        )
+    return None
+
+
+def _compare(remote: Remote, folder: Path, paths: list[str]) -> Changes:
+    """Tell what publishing changes: a module that is ours no more must not stay beside the others."""
+    there, ours = remote.files, {path.split("/")[0] for path in paths if "/" in path}
+    same = {path for path in paths if path in there and is_published(folder / path, there[path])}
+    others = sorted(set(there) - set(paths))
+    deleted = [path for path in others if path.endswith(_CODE) and path.split("/")[0] in ours]
+    return Changes(
+        new=tuple(path for path in paths if path not in there),
+        replaced=tuple(path for path in paths if path in there and path not in same),
+        same=tuple(sorted(same)),
+        deleted=tuple(deleted),
+        kept=tuple(path for path in others if path not in deleted),
+    )
+
+
+def _push(
+    api: HfApi, progress: Progress, remote: Remote, folder: Path, made: Publication, changes: Changes, *, private: bool
+) -> None:
+    """Make the Space where there is none, then send what has changed in one commit."""
+    progress.head = remote.head
+    if not remote.exists:
+        api.create_repo(made.repo_id, repo_type="space", space_sdk="gradio", private=private)
+        progress.created_repo = True
+        logger.info("made the Space %s", made.repo_id)
+        progress.head = api.space_info(made.repo_id).sha
+    made.url, made.commit = f"{api.endpoint}/spaces/{made.repo_id}", progress.head
+    if not changes:
+        return
+    operations: list[CommitOperationAdd | CommitOperationDelete] = [
+        *(CommitOperationDelete(path) for path in changes.deleted),
+        *(CommitOperationAdd(path, folder / path) for path in (*changes.new, *changes.replaced)),
+    ]
+    progress.committing = True
+    info = api.create_commit(
+        made.repo_id,
+        operations,
+        repo_type="space",
+        commit_message="Publish the page with its models and the package",
+        commit_description=f"ssl_zoo at {commit() or 'an unknown commit'}",
+        parent_commit=progress.head,
+    )
+    made.commit, made.changed = info.oid, info.oid != progress.head

@@ -111,6 +111,7 @@ CHECKS: dict[str, Callable[[re.Match[str]], None]] = {
     r"python (?P<script>(?:recipes/(?:publish|evaluate|record|convert)|benchmarks/cifar10_table)\.py)(?P<words>.*)": (
         check_other_recipe
     ),
+    r"python (?P<script>space/app\.py)(?P<words>.*)": check_other_recipe,
     r"pip install (?:-e )?(?:\.|ssl_zoo)(?:\[(?P<extras>[\w,]+)\])?": check_install,
     r"(?:source|\.) (?P<folder>[\w.]+)/bin/activate": check_activate,
     r"tensorboard --logdir \S+": nothing_to_check,

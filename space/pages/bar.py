@@ -46,7 +46,7 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
         )
         with gr.Row(scale=0, elem_classes="buttons"):
             open_button = gr.Button("Open", variant="primary", size="md", elem_id="open")
-            cancel = gr.Button("Cancel", visible=False, size="md", elem_id="cancel")
+            cancel = gr.Button("Cancel", size="md", elem_id="cancel")
     with (
         gr.Accordion("Revision, configuration, columns, k-means", open=False, elem_classes="more", elem_id="more"),
         gr.Row(elem_classes="controls"),
@@ -107,7 +107,6 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
 
     filled = [model, revision, data, config, split, image_column, label_column, number, clusters]
     offered = [config, split, image_column, label_column]
-    working = [progress, cancel, open_button]
 
     def open_(
         query: Mapping[str, str], first: dict[Any, Any], drawn: Callable[[dict[str, str]], dict[Any, Any]]
@@ -118,25 +117,27 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
         which is `{}` where it can't be opened.
         """
         waited = False
+        # Of quick answers Gradio's page may drop one; a tab that was dropped would never be seen.
+        last = {part: value for part, value in first.items() if part is app.tabs}
         try:
             work = app.bench.open(Request.from_query(query))
             try:
                 for step in work:
                     bar = progress_bar(app.said(step.words), step.done, step.total)
-                    yield {progress: bar} if waited else {**first, **_working(cancel, open_button), progress: bar}
+                    yield {progress: bar} if waited else {**first, progress: bar}
                     waited = True
             finally:
                 work.close()
             request = Request.from_query(query).to_query()
             end = {} if waited else {**first, **drawn(request)}
-            yield {**end, app.request: request, progress: "", **_ended(cancel, open_button)}
+            yield {**end, **last, app.request: request, progress: ""}
         except ValueError as error:
             words = note(app.said(_said(error, query)), kind="error")
-            yield {**({} if waited else first), **drawn({}), progress: words, **_ended(cancel, open_button)}
+            yield {**({} if waited else first), **last, **drawn({}), progress: words}
         except Exception:
             _log.exception("%s could not be opened", dict(query))
             words = note("Something went wrong while opening this; the server's log says what.", kind="error")
-            yield {**({} if waited else first), **drawn({}), progress: words, **_ended(cancel, open_button)}
+            yield {**({} if waited else first), **last, **drawn({}), progress: words}
 
     def open_all(query: Mapping[str, str], other: str, first: dict[Any, Any], drawn: Any) -> Changes:
         """Open what was asked for, and then what it is compared with."""
@@ -173,13 +174,14 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
         asked = {name: _text(value) for name, value in found.items()}
         yield from open_all(asked, view.get("other", ""), first, lambda opened: app.redraw(opened, view, drawn))
 
-    shown = list(dict.fromkeys([*app.outputs, app.request, *working, *filled]))
+    shown = list(dict.fromkeys([*app.outputs, app.request, progress, *filled]))
     opened = gr.on(
         [open_button.click, model.select, data.select, split.select, number.submit, revision.submit],
         pressed,
         [app.request, app.view, *filled],
         shown,
         concurrency_limit=4,
+        trigger_mode="multiple",  # once is not enough: after Cancel, the work that was left counts as going on
         **QUIET,
     )
     first = demo.load(arrived, app.drawn, [*shown, app.tabs], concurrency_limit=4, **QUIET)
@@ -187,11 +189,15 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
         app.follow(event)
     data.input(lambda name: _offers(app, {"data": _text(name)}, offered), data, offered, **QUIET)
 
-    def stopped() -> dict[Any, Any]:
-        words = "Stopped. What was done is kept: Open goes on from there."
-        return {progress: note(words), **_ended(cancel, open_button)}
-
-    cancel.click(stopped, None, working, cancels=[opened, first], **QUIET)
+    # The buttons are always there for Gradio, whose page loses one of two quick changes; the style sheet shows the one
+    # that goes with the progress bar.
+    cancel.click(
+        lambda: note("Stopped. What was done is kept: Open goes on from there."),
+        None,
+        progress,
+        cancels=[opened, first],
+        **QUIET,
+    )
     address.change(None, address, None, js="(q) => { if (q) history.replaceState(null, '', q); }")
     for name, control in zip(READING, (head, mode, temperature), strict=True):
         control.input(_setter(name), [app.view, control], app.view, trigger_mode="always_last", **QUIET)
@@ -241,14 +247,6 @@ def _offers(app: App, query: Mapping[str, str], offered: list[Any]) -> dict[Any,
         other = {} if query.get("split", "test") in offer.splits or "split" in query else {"value": offer.splits[0]}
         changes[split] = gr.update(choices=list(offer.splits), **other)
     return changes
-
-
-def _working(cancel: gr.Button, open_button: gr.Button) -> dict[Any, Any]:
-    return {cancel: gr.update(visible=True), open_button: gr.update(visible=False)}
-
-
-def _ended(cancel: gr.Button, open_button: gr.Button) -> dict[Any, Any]:
-    return {cancel: gr.update(visible=False), open_button: gr.update(visible=True)}
 
 
 def _text(value: Any) -> str:

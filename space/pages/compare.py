@@ -24,7 +24,7 @@ _LARGEST = 40  # clusters in the picture
 
 def build(app: App) -> None:
     """Lay out the page."""
-    with gr.Row(elem_classes="controls"):
+    with gr.Row(elem_classes="controls", elem_id="compare-bar"):
         other = gr.Dropdown(
             models_at_hand(app.bench.rules),
             value="",
@@ -38,7 +38,7 @@ def build(app: App) -> None:
             0, 1, value=0, step=1, label="Checkpoint", visible=False, elem_id="checkpoint", buttons=[], scale=3
         )
         button = gr.Button("Compare", variant="primary", elem_id="compare", scale=0, min_width=110)
-        cancel = gr.Button("Cancel", visible=False, elem_id="compare-cancel", scale=0, min_width=110)
+        cancel = gr.Button("Cancel", elem_id="compare-cancel", scale=0, min_width=110)
     progress = gr.HTML(elem_id="compare-progress", js_on_load=None, **PLAIN)
     page = gr.HTML(elem_id="comparison", js_on_load=asset("clusters.js"), **PLAIN)
 
@@ -46,22 +46,20 @@ def build(app: App) -> None:
         request: Mapping[str, str], view: Mapping[str, str], name: str
     ) -> Generator[dict[Any, Any], None, None]:
         """Prepare the other model on the images that are open."""
-        ended = {cancel: gr.update(visible=False), button: gr.update(visible=True)}
         name = (name or "").strip()
         if not name:
             yield {progress: note("Name a model to compare with.", kind="error")}
             return
-        busy = {cancel: gr.update(visible=True), button: gr.update(visible=False)}
-        yield {progress: progress_bar(), **busy, app.view: changed(view, other=name, moved=1)}
+        yield {progress: progress_bar(), app.view: changed(view, other=name, moved=1)}
         try:
             for bar in open_other(app, request, name):
                 yield {progress: bar}
         except ExploreError as error:
-            yield {progress: note(app.said(error), kind="error"), **ended}
+            yield {progress: note(app.said(error), kind="error")}
             return
-        yield {progress: "", **ended}
+        yield {progress: ""}
 
-    outputs = [app.view, progress, button, cancel]
+    outputs = [app.view, progress]
     by_name = gr.on([button.click, other.select], opened, [app.request, app.view, other], outputs, **QUIET)
 
     def named(request: Mapping[str, str], place: float) -> list[Any]:
@@ -85,13 +83,16 @@ def build(app: App) -> None:
     slider.input(named, [app.request, slider], [slider, other], trigger_mode="always_last", **QUIET)
     by_step = slider.release(slid, [app.request, app.view, slider], outputs, **QUIET)
 
-    def stopped() -> dict[Any, Any]:
-        words = "Stopped. What was done is kept: Compare goes on from there."
-        return {progress: note(words), cancel: gr.update(visible=False), button: gr.update(visible=True)}
-
     for event in (by_name, by_step):
         app.follow(event)
-    cancel.click(stopped, None, [progress, button, cancel], cancels=[by_name, by_step], **QUIET)
+    # As in the bar, the style sheet shows the button that goes with the progress bar.
+    cancel.click(
+        lambda: note("Stopped. What was done is kept: Compare goes on from there."),
+        None,
+        progress,
+        cancels=[by_name, by_step],
+        **QUIET,
+    )
     page.select(_choose, app.view, [app.view, app.tabs], **QUIET)
     app.draw("compare", partial(_controls, app), [other, slider], uses=())
     app.draw("compare", partial(_page, app), page, uses=(*READING, "other", "moved"), also=partial(_is_ready, app))

@@ -280,4 +280,5 @@ def _summary(app: App, request: Mapping[str, str], view: Mapping[str, str]) -> s
     corrupt = explained.gallery.about["corrupt"]
     if corrupt:
         words.append(f"{plural(corrupt, 'corrupt image')} left out")
-    return f'<p class="status" role="status">{" · ".join(words)}</p>'
+    parts = " · ".join(f"<span>{part}</span>" for part in words)
+    return f'<p class="status" role="status">{parts}</p>'

@@ -87,7 +87,7 @@ def _spectrum(found: Health) -> str:
     features = found.features
     title = "Eigenvalues of the features' covariance"
     if features.decay is not None:
-        title += f", falling as number^-{features.decay:.2f}"
+        title += f", decay exponent {features.decay:.2f}"
     return decay(
         title, features.eigenvalues.tolist(), across="number", up="eigenvalue", marked=features.effective_rank
     )

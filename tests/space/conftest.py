@@ -140,6 +140,11 @@ def fill_shelf(shelf: Path) -> None:
     (shelf / "run/metrics.jsonl").write_text(log)
 
 
+def is_trouble(said: Any) -> bool:
+    """Whether the console reports an error; that a page which is left drops its connection to the server is none."""
+    return said.type == "error" and not any(words in said.text for words in ("AbortError", "errored out"))
+
+
 @dataclass
 class Watched:
     """What happened in a browser besides what is on the screen."""
@@ -195,7 +200,7 @@ def visit(chromium: Any, space: Space) -> Iterator[Any]:
 
         context.route("**/*", route)
         page.on("pageerror", lambda error: watched.troubles.append(f"script: {error}"))
-        page.on("console", lambda said: said.type == "error" and watched.troubles.append(f"console: {said.text}"))
+        page.on("console", lambda said: is_trouble(said) and watched.troubles.append(f"console: {said.text}"))
         page.on("response", lambda reply: watched.answers.append((reply.status, reply.url)))
         page.goto(space.address + query)
         if until is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from shell import QUIET, App, asset, changed
+from shell import QUIET, App, asset, changed, texts
 
 from ssl_zoo.explore.clusters import Clustering
 from ssl_zoo.explore.map import NAMES, Map, Maps, map_methods
@@ -39,7 +39,7 @@ def build(app: App) -> None:
 
     def map_images(question: dict[str, Any]) -> dict[str, Any]:
         try:
-            gallery = app.explained(_texts(question.get("request"))).gallery
+            gallery = app.explained(texts(question.get("request"))).gallery
         except ExploreError as error:
             return {"error": str(error)}
         asked = question.get("numbers")
@@ -76,7 +76,7 @@ def _open_cluster(view: Mapping[str, str], event: gr.EventData) -> tuple[dict[st
 
 def _answer(app: App, maps: Maps, question: dict[str, Any]) -> dict[str, Any]:
     """The map with what its points are coloured by; `step` while it isn't done."""
-    request, view = _texts(question.get("request")), _texts(question.get("view"))
+    request, view = texts(question.get("request")), texts(question.get("view"))
     found = app.clustering(request, view)
     done = maps.advance(found.explained, str(question.get("method") or "auto"))  # type: ignore[arg-type]
     if not isinstance(done, Map):
@@ -108,8 +108,3 @@ def _described(done: Map, found: Clustering) -> dict[str, Any]:
 def _packed(values: np.ndarray, kind: str) -> str:
     """Numbers as their bytes: 10,000 of them as text would take a second to read."""
     return base64.b64encode(np.asarray(values).astype(kind).tobytes()).decode()
-
-
-def _texts(values: Any) -> dict[str, str]:
-    """What a browser sent as a dictionary of texts; anything else in it is left out."""
-    return {str(key): str(value) for key, value in values.items()} if isinstance(values, dict) else {}

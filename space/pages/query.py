@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 from PIL import Image
-from shell import QUIET, App, asset, changed, escape, plural
+from shell import QUIET, App, asset, changed, escape, plural, texts
 
 from ssl_zoo.explore.clusters import Cluster, Clustering
 from ssl_zoo.explore.pictures import data_uri, spaced
@@ -86,7 +86,7 @@ def _open_cluster(view: Mapping[str, str], event: gr.EventData) -> tuple[dict[st
 
 def _answer(app: App, turns: threading.BoundedSemaphore, question: dict[str, Any]) -> dict[str, Any]:
     """Answer the page; `part` is `look` or `views`."""
-    found, explorer = _opened(app, _texts(question.get("request")), _texts(question.get("view")))
+    found, explorer = _opened(app, texts(question.get("request")), texts(question.get("view")))
     with turns:
         image, known = _brought(found, question.get("image"), question.get("example"))
         if question.get("part") == "views":
@@ -137,7 +137,7 @@ def _endpoint(app: App, turns: threading.BoundedSemaphore) -> Any:
             seed: Of the views.
         """
         try:
-            found, explorer = _opened(app, _texts(request), _texts(view))
+            found, explorer = _opened(app, texts(request), texts(view))
             with turns:
                 picture, _ = _brought(found, image, None)
                 seen = look_at(picture, explorer, found)
@@ -162,11 +162,6 @@ def _endpoint(app: App, turns: threading.BoundedSemaphore) -> Any:
         }
 
     return try_image
-
-
-def _texts(values: Any) -> dict[str, str]:
-    """What a browser sent as a dictionary of texts; anything else in it is left out."""
-    return {str(key): str(value) for key, value in values.items()} if isinstance(values, dict) else {}
 
 
 def _found_html(found: Clustering, seen: Found, picture: Image.Image) -> str:

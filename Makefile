@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart space test slow lint typecheck format clean
+.PHONY: help venv quickstart space test slow bench lint typecheck format clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -25,6 +25,10 @@ test: $(STAMP)  ## run the tests (CPU, offline, a few minutes); ARGS='-k words' 
 
 slow: $(STAMP)  ## run the tests that `make test` leaves out
 	$(PYTEST) -m slow $(ARGS)
+
+bench: $(STAMP)  ## measure ours against its rivals (half an hour on an idle machine), and write docs/benchmarks.md
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -e '.[bench]'
+	$(BIN)/python benchmarks/all.py $(ARGS)
 
 lint: $(STAMP)  ## check style and formatting (ruff)
 	$(BIN)/ruff check .

@@ -126,9 +126,10 @@ def main() -> None:
         optimizer: torch.optim.Optimizer = torch.optim.Adam(model.parameters(), weight_decay=1e-6)
     else:
         optimizer = create_optimizer(model, recipe.optim)
+    transform = MultiView(recipe.views)
     loader = make_loader(
         source,
-        MultiView(recipe.views),
+        transform,
         batch_size=recipe.train.global_batch_size,
         seed=recipe.train.seed,
         shuffle_buffer=recipe.data.shuffle_buffer,
@@ -140,7 +141,7 @@ def main() -> None:
         for step, batch in zip(steps, loader, strict=False):
             set_learning_rate(optimizer, learning_rate(recipe.optim, plan, step))
             optimizer.zero_grad()
-            loss = model(batch.views, step / plan.total_steps).sum()
+            loss = model(transform.to_device(batch, "cpu").views, step / plan.total_steps).sum()
             loss.backward()
             optimizer.step()
             if step % recipe.train.log_every_steps == 0 or step == plan.total_steps - 1:

@@ -13,6 +13,11 @@ import re
 import sys
 from pathlib import Path
 
+
+# Read when torch is imported. By default its threads spin while they wait for one another, on the cores that the
+# workers need: where other processes run, too, a step then takes 5 to 25 times as long.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
 from ssl_zoo.data.source import DataError, open_source
 from ssl_zoo.models.registry import method_names
 from ssl_zoo.training.checkpoint import CheckpointError

@@ -11,6 +11,8 @@ import argparse
 import logging
 import os
 import sys
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 
@@ -21,7 +23,7 @@ sys.path.insert(0, str(HERE))
 
 import gradio as gr  # noqa: E402
 from pages import bar, clusters, compare, health, map, query  # noqa: E402
-from shell import ASSETS, QUIET, VIEW, App, changed  # noqa: E402
+from shell import ASSETS, VIEW, App, Visitor, asset, changed  # noqa: E402
 
 from ssl_zoo.explore.models import check_data_name, check_model_name, visitor_words  # noqa: E402
 from ssl_zoo.explore.offers import models_at_hand  # noqa: E402
@@ -37,6 +39,8 @@ PAGES = {
     "health": ("Health", health.build),
 }
 
+# Gradio's page also selects its first tab by itself, when it is built: that isn't what the address may ask for.
+_BY_HAND = "(visitor, _) => [visitor, window.sslZooTouched ? 'by hand' : '']"
 _FIRST = "mira-embedded"  # trained on the embedded images
 _log = logging.getLogger("space")
 
@@ -45,9 +49,9 @@ def build(bench: Workbench, default: Request) -> gr.Blocks:
     """Lay out the page."""
     with gr.Blocks(title="ssl_zoo: clusters", fill_width=True, analytics_enabled=False, delete_cache=(60, 60)) as demo:
         gr.HTML("<h1>What does the model think belongs together?</h1>", elem_id="title", container=False)
-        request, view, drawn = gr.State({}), gr.State(dict(VIEW)), gr.State({})
         tabs = gr.Tabs(selected=VIEW["page"], elem_id="pages", overflow_behavior="wrap", render=False)
-        app = App(bench, request, view, drawn, tabs)
+        address = gr.Textbox(visible="hidden", elem_id="address", label="Address")
+        app = App(bench, gr.State(Visitor()), tabs, address)
         with gr.Column(elem_id="bar") as top:
             pass
         tabs.render()
@@ -55,11 +59,16 @@ def build(bench: Workbench, default: Request) -> gr.Blocks:
             for name, (title, page) in PAGES.items():
                 with gr.Tab(title, id=name) as tab:
                     page(app)
-                tab.select(lambda settings, name=name: changed(settings, page=name), view, view, **QUIET)
+                app.set(tab.select, partial(_turned, name), address, js=_BY_HAND)
         with top:
             bar.build(app, demo, default)
         app.connect()
     return demo
+
+
+def _turned(page: str, view: Mapping[str, str], how: str) -> Mapping[str, str]:
+    """What a visitor changes who turns to a page."""
+    return changed(view, page=page) if how else view
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -124,6 +133,7 @@ def main() -> None:
             font=["system-ui", "sans-serif"],
             font_mono=["ui-monospace", "monospace"],
         ),
+        head=f"<script>{asset('stream.js')}</script>",
         css_paths=sorted(ASSETS.glob("*.css")),
     )
 

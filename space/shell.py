@@ -2,10 +2,11 @@
 
 import html
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from urllib.parse import urlencode
 
 import gradio as gr
@@ -26,8 +27,53 @@ TAB = "tab"
 READING = ("head", "mode", "temperature")
 """Settings that change the clusters themselves."""
 
-Drawn = dict[str, Any]
 Render = Callable[[Mapping[str, str], Mapping[str, str]], Any]
+Change = Callable[..., Mapping[str, str]]
+
+
+class Visitor:
+    """What one visitor has open, and how it is looked at.
+
+    `gr.State` hands every event of a visitor the same one. Events that came at the same time each change only what
+    they are about, and what is drawn is drawn for all that has changed by then.
+
+    Attributes:
+        request (`dict[str, str]`): Query of what is open, `{}` before that.
+        wish (`dict[str, str]`): Query of what was asked for last.
+        view (`dict[str, str]`): Settings of the pages, see `VIEW`.
+        drawn (`dict`): What each drawing was last made of.
+        answers (`int`): How many drawings were sent.
+        clicked (`float`): When the last click inside a widget was that counted, by the page's clock.
+        changing, drawing (`threading.Lock`): To be held while settings change, and while pages are drawn.
+    """
+
+    def __init__(self) -> None:
+        self.request, self.wish, self.view = dict[str, str](), dict[str, str](), dict(VIEW)
+        self.drawn, self.answers = dict[int, Any](), 0
+        self.clicked: float = 0
+        self.changing, self.drawing = threading.Lock(), threading.Lock()
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return type(self)()  # Gradio copies the first one for each visitor
+
+    def change(self, change: Callable[[Mapping[str, str]], Mapping[str, str]], clicked: object = None) -> bool:
+        """Replace the settings by what `change` makes of them, while nobody else does.
+
+        Args:
+            change: Function of the view that gives the new one.
+            clicked: When, by the page's clock. A busy server may come to quick clicks in another order: an earlier
+                one than that which counted last is left out.
+
+        Returns:
+            `bool`: Whether the settings differ from before.
+        """
+        with self.changing:
+            if isinstance(clicked, int | float):
+                if clicked < self.clicked:
+                    return False
+                self.clicked = clicked
+            before, self.view = self.view, dict(change(self.view))
+            return self.view != before
 
 
 class Drawing(NamedTuple):
@@ -46,21 +92,19 @@ class App:
 
     Attributes:
         bench (`Workbench`): Opens models and images, for all visitors.
-        request (`gr.State`): Query of what this visitor has open, `{}` before that; changes when something is opened.
-        view (`gr.State`): Settings of the pages, `dict[str, str]`; see `VIEW`.
-        drawn (`gr.State`): What each drawing was last made of.
+        visitor (`gr.State`): The [`Visitor`] whose event it is.
         tabs (`gr.Tabs`): The pages.
-        drawings (`list` of `Drawing`): All parts that follow `request` and `view`.
-        followed (`list`): Events after which is drawn anew what they have changed otherwise.
+        address (`gr.Textbox`): Number of the answer and the address of what is shown; hidden.
+        drawings (`list` of `Drawing`): All parts that follow what is open and the settings.
+        listeners (`list`): What `connect` makes events of.
     """
 
     bench: Workbench
-    request: gr.State
-    view: gr.State
-    drawn: gr.State
+    visitor: gr.State
     tabs: gr.Tabs
+    address: gr.Textbox
     drawings: list[Drawing] = field(default_factory=list)
-    followed: list[Any] = field(default_factory=list)
+    listeners: list[Callable[[], Any]] = field(default_factory=list)
 
     def draw(
         self,
@@ -85,58 +129,109 @@ class App:
         several = tuple(outputs) if isinstance(outputs, (list, tuple)) else (outputs,)
         self.drawings.append(Drawing(page, render, several, tuple(uses), also))
 
+    def set(self, event: Any, change: Change, *inputs: Any, **options: Any) -> None:
+        """Have a control change settings; its answer holds all that is drawn anew.
+
+        While one answer is awaited, Gradio's page keeps back what follows and then sends the last value.
+
+        Args:
+            event: The control's event.
+            change: Function of the view and the values of `inputs` that gives the new view.
+            inputs: Components.
+            options: Of the event.
+        """
+
+        def answer(visitor: Visitor, *values: Any) -> dict[Any, Any]:
+            # Controls also speak up when they are built or left; then there is nothing to draw.
+            return self.update(visitor) if visitor.change(lambda view: change(view, *values)) else self.nothing
+
+        options = {"trigger_mode": "always_last", **QUIET, **options}
+        self.listeners.append(lambda: event(answer, [self.visitor, *inputs], self.outputs, **options))
+
+    def choose(self, event: Any, change: Change) -> None:
+        """Have a click inside a widget change settings; each one counts, and may lead to another page.
+
+        Args:
+            event: The widget's event.
+            change: Function of the view and the event's data that gives the new view.
+        """
+
+        def answer(visitor: Visitor, chosen: gr.EventData) -> dict[Any, Any]:
+            before = visitor.view["page"]
+            visitor.change(lambda view: change(view, chosen), getattr(chosen, "clicked", None))
+            page = visitor.view["page"]
+            leads = {self.tabs: gr.update(selected=page)} if page != before else {}
+            return {**self.update(visitor), **leads}
+
+        self.listeners.append(
+            lambda: event(answer, self.visitor, [*self.outputs, self.tabs], trigger_mode="multiple", **QUIET)
+        )
+
     def follow(self, event: Any) -> None:
-        """Draw after this event, too: it makes something ready that isn't in `request` or `view`."""
-        self.followed.append(event)
+        """Draw what an event of long work has changed, when it ends."""
+        self.listeners.append(lambda: event.then(self.update, self.visitor, self.outputs, **QUIET))
 
     @property
     def outputs(self) -> list[Any]:
-        """What `redraw` may change."""
-        return [self.drawn, self.view, *(output for drawing in self.drawings for output in drawing.outputs)]
+        """What `update` may change."""
+        return [self.address, *(output for drawing in self.drawings for output in drawing.outputs)]
 
-    def redraw(self, request: Mapping[str, str], view: Mapping[str, str], drawn: Drawn) -> dict[Any, Any]:
-        """Draw what has changed on the page that is open."""
-        now, changes = dict(drawn), dict[Any, Any]()
-        settled = self.settled(request, view)
-        if settled != view:
-            view = changes[self.view] = settled
-        for number, drawing in enumerate(self.drawings):
-            if drawing.page not in (None, view.get("page", VIEW["page"])):
-                continue
-            key = [dict(request), *(view.get(name, VIEW.get(name, "")) for name in drawing.uses)]
-            key += [drawing.also(request, view)] if drawing.also else []
-            if now.get(str(number)) == key:
-                continue
-            values = drawing.render(request, view)
-            changes |= zip(drawing.outputs, values if len(drawing.outputs) > 1 else [values], strict=True)
-            now[str(number)] = key
-        return {**changes, self.drawn: now}
+    @property
+    def nothing(self) -> dict[Any, Any]:
+        """Answer of an event after which all stays as it is."""
+        return {self.address: gr.skip()}
 
-    def settled(self, request: Mapping[str, str], view: Mapping[str, str]) -> Mapping[str, str]:
-        """Settings that fit what is open: another model has other heads, and other clusters by the same numbers."""
-        of = urlencode(request)
-        if not request or view.get("of") == of:
-            return view
-        if "of" in view:
-            return {**changed(view, cluster="", head=0, mode="softmax", at=1, moved=1), "of": of}
-        try:
-            return {**fitting(view, self.explained(request)), "of": of}
-        except ExploreError:
-            return view  # whoever draws says what is wrong
+    def update(self, visitor: Visitor) -> dict[Any, Any]:
+        """Draw what has changed on the page that is open.
+
+        Answers are numbered one after the other: a page that gets an older one last asks for all of them again.
+        """
+        with visitor.drawing:
+            with visitor.changing:
+                request, view = visitor.request, visitor.view
+            changes = dict[Any, Any]()
+            for number, drawing in enumerate(self.drawings):
+                if drawing.page not in (None, view["page"]):
+                    continue
+                key = [dict(request), *(view.get(name, VIEW.get(name, "")) for name in drawing.uses)]
+                key += [drawing.also(request, view)] if drawing.also else []
+                if visitor.drawn.get(number) == key:
+                    continue
+                values = drawing.render(request, view)
+                changes |= zip(drawing.outputs, values if len(drawing.outputs) > 1 else [values], strict=True)
+                visitor.drawn[number] = key
+            shown = link(request, view)
+            if changes or visitor.drawn.get(-1) != shown:
+                visitor.drawn[-1] = shown
+                visitor.answers += 1
+                changes[self.address] = f"{visitor.answers} {shown}"
+            return changes or self.nothing
+
+    def again(self, visitor: Visitor) -> dict[Any, Any]:
+        """Draw all of the page that is open, whatever was drawn before; controls stay as the visitor has set them."""
+        with visitor.drawing:
+            controls = {number for number, drawing in enumerate(self.drawings) if not drawing.uses}
+            visitor.drawn = {number: key for number, key in visitor.drawn.items() if number in controls}
+        return self.update(visitor)
+
+    def opened(self, visitor: Visitor, request: dict[str, str]) -> None:
+        """Put what was prepared before a visitor: another model has other heads, and other clusters by a number.
+
+        Raises:
+            ExploreError: It isn't prepared.
+        """
+        explained = self.explained(request)
+        with visitor.changing:
+            if not visitor.request:
+                visitor.view = fitting(visitor.view, explained)
+            elif visitor.request != request:
+                visitor.view = changed(visitor.view, cluster="", head=0, mode="softmax", at=1, moved=1)
+            visitor.request = request
 
     def connect(self) -> None:
-        """Have all drawings follow; to be called once, when all pages are laid out."""
-        # One event for both: a second change while the first is being drawn finds nothing left to do.
-        gr.on(
-            [self.request.change, self.view.change],
-            self.redraw,
-            [self.request, self.view, self.drawn],
-            self.outputs,
-            trigger_mode="always_last",
-            **QUIET,
-        )
-        for event in self.followed:
-            event.then(self.redraw, [self.request, self.view, self.drawn], self.outputs, **QUIET)
+        """Make the events; to be called once, when all pages are laid out."""
+        for listen in self.listeners:
+            listen()
 
     def said(self, words: object) -> str:
         """A message without the folders of this server; what is inside them is named as visitors name it."""

@@ -83,6 +83,8 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
         *_COMMON,
         *("datasets", "torchvision", "PIL", "pyarrow", "fsspec", "filelock", "huggingface_hub", "sklearn", "tqdm"),
     ),
+    "ssl_zoo.data.augment_fast": (*_COMMON, "cv2", "PIL"),
+    "ssl_zoo.data.decode_fast": (*_COMMON, "simplejpeg", "PIL"),
     "ssl_zoo.evaluation": (
         *_COMMON,
         *("accelerate", "datasets", "evaluate", "huggingface_hub", "transformers"),

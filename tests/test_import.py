@@ -29,6 +29,12 @@ def test_import_ssl_zoo_loads_little_of_its_own() -> None:
     assert not {name for name in ours if name.startswith(("ssl_zoo.data", "ssl_zoo.training", "ssl_zoo.nn"))}
 
 
+def test_the_model_classes_load_nothing_that_only_training_needs() -> None:
+    assert loaded_after("import ssl_zoo\nfrom transformers import AutoModel").isdisjoint(
+        {"sklearn", "datasets", "pandas", "pyarrow"}
+    )
+
+
 @pytest.mark.parametrize(
     "statements",
     [

@@ -127,7 +127,7 @@ def test_another_network_learns_from_the_labels(labels, root, images, run, tmp_p
     assert not torch.equal(inputs["known_labels"], inputs["labels"])  # the classes stay what the data says
     model = session.model.train()
     loss = model(**inputs).loss
-    logits = model.head(model.timm_model(batch.views[0]))
+    logits = model.head(model.timm_model(inputs["views"][0]))
     torch.testing.assert_close(loss, F.cross_entropy(logits, expected[batch.sample_ids]))
     session.log.__exit__(None, None, None)
 

@@ -3,7 +3,7 @@ element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-cluster], button[data-at]");
   if (!button) return;
   window.sslZooActed = true; // what an address opens doesn't take the focus
-  const data = {};
+  const data = { clicked: performance.now() };
   if (button.dataset.cluster !== undefined) {
     data.cluster = button.dataset.cluster;
     if (button.classList.contains("card")) window.sslZooLastCard = button.dataset.cluster;

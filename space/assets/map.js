@@ -548,7 +548,7 @@ element.addEventListener("click", (event) => {
     hover(-1);
     draw();
   } else if (image !== undefined) pin(Number(image));
-  else if (cluster !== undefined) trigger("select", { cluster: Number(cluster) });
+  else if (cluster !== undefined) trigger("select", { cluster: Number(cluster), clicked: performance.now() });
 });
 const overList = (event) => {
   const button = event.target.closest("[data-image]");

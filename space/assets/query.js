@@ -145,7 +145,7 @@ const actions = {
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button || !element.contains(button)) return;
-  if (button.dataset.cluster) trigger("select", {cluster: button.dataset.cluster});
+  if (button.dataset.cluster) trigger("select", {cluster: button.dataset.cluster, clicked: performance.now()});
   else if (button.dataset.example) {
     clear();
     chosen = {example: Number(button.dataset.example)};

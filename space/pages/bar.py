@@ -1,16 +1,29 @@
 """The bar above the pages: what to open, how far that is, and how the clusters are read."""
 
 import logging
-import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
+from functools import partial
 from typing import Any
 
 import gradio as gr
-from shell import QUIET, READING, SETTINGS, TAB, VIEW, App, changed, escape, link, note, plural, progress_bar
+from shell import (
+    QUIET,
+    READING,
+    SETTINGS,
+    TAB,
+    VIEW,
+    App,
+    Visitor,
+    asset,
+    changed,
+    escape,
+    note,
+    plural,
+    progress_bar,
+)
 
 from pages.compare import open_other
 from ssl_zoo.explore.clusters import modes
-from ssl_zoo.explore.models import visitor_words
 from ssl_zoo.explore.offers import data_at_hand, look_at_data, models_at_hand
 from ssl_zoo.explore.workbench import ExploreError, Request
 
@@ -64,7 +77,7 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
             minimum=2,
             elem_classes="field",
         )
-    progress = gr.HTML(elem_id="progress", container=False)
+    progress = gr.HTML(elem_id="progress", js_on_load=asset("bar.js"), container=False)
     with gr.Row(elem_classes="controls reading"):
         status = gr.HTML(elem_id="status", container=False, scale=4)
         head = gr.Dropdown([("1", "0")], value="0", label="Head", visible=False, elem_id="head", min_width=70)
@@ -87,7 +100,8 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
             min_width=250,
             buttons=[],
         )
-    address = gr.Textbox(visible="hidden", elem_id="address", label="Address")
+    again = gr.Button(visible="hidden", elem_id="again")
+    fetch = gr.Button(visible="hidden", elem_id="fetch")  # see stream.js
 
     def settings(request: Mapping[str, str], view: Mapping[str, str]) -> list[Any]:
         """Offer what can be switched, as it is set."""
@@ -103,90 +117,88 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
 
     app.draw(None, settings, [head, mode, temperature], uses=())
     app.draw(None, lambda request, view: _summary(app, request, view), status)
-    app.draw(None, link, address, uses=SETTINGS)
 
     filled = [model, revision, data, config, split, image_column, label_column, number, clusters]
     offered = [config, split, image_column, label_column]
 
-    def open_(
-        query: Mapping[str, str], first: dict[Any, Any], drawn: Callable[[dict[str, str]], dict[Any, Any]]
-    ) -> Changes:
-        """Open what was asked for and say how far that is.
+    def opening(visitor: Visitor, query: dict[str, str]) -> Changes:
+        """Open what was asked for, and on the page that compares, what it is compared with; say how far that is.
 
-        `first` is shown at once, and with it, if nothing had to be waited for, what `drawn` makes of what is open,
-        which is `{}` where it can't be opened.
+        No page is drawn here: of what a generator gives, Gradio's page may lose what changes back quickly, and at the
+        end it gets the last of it once more.
         """
-        waited = False
-        # Of quick answers Gradio's page may drop one; a tab that was dropped would never be seen.
-        last = {part: value for part, value in first.items() if part is app.tabs}
+        visitor.wish = query
         try:
+            request = Request.from_query(query).to_query()
             work = app.bench.open(Request.from_query(query))
             try:
                 for step in work:
-                    bar = progress_bar(app.said(step.words), step.done, step.total)
-                    yield {progress: bar} if waited else {**first, progress: bar}
-                    waited = True
+                    yield {progress: progress_bar(app.said(step.words), step.done, step.total)}
             finally:
                 work.close()
-            request = Request.from_query(query).to_query()
-            end = {} if waited else {**first, **drawn(request)}
-            yield {**end, **last, app.request: request, progress: ""}
-        except ValueError as error:
-            words = note(app.said(_said(error, query)), kind="error")
-            yield {**({} if waited else first), **last, **drawn({}), progress: words}
-        except Exception:
-            _log.exception("%s could not be opened", dict(query))
-            words = note("Something went wrong while opening this; the server's log says what.", kind="error")
-            yield {**({} if waited else first), **last, **drawn({}), progress: words}
-
-    def open_all(query: Mapping[str, str], other: str, first: dict[Any, Any], drawn: Any) -> Changes:
-        """Open what was asked for, and then what it is compared with."""
-        request: dict[str, str] = {}
-        for changes in open_(query, first, drawn):
-            request = changes.get(app.request, request)
-            yield changes
-        if request and other:
-            try:
+            if visitor.wish is not query:
+                return  # something else was asked for since
+            app.opened(visitor, request)
+            other = visitor.view.get("other")
+            if other and visitor.view["page"] == "compare":
                 for bar in open_other(app, request, other):
                     yield {progress: bar}
-                yield {progress: ""}
-            except ValueError as error:
-                yield {progress: note(app.said(f"'{other}' can't be compared: {error}"), kind="error")}
-        yield _offers(app, query, offered)
+            yield {progress: ""}
+        except ValueError as error:
+            yield {progress: note(app.said(error), kind="error")}
+        except Exception:
+            _log.exception("%s could not be opened", query)
+            yield {
+                progress: note("Something went wrong while opening this; the server's log says what.", kind="error")
+            }
 
-    def pressed(request: Mapping[str, str], view: Mapping[str, str], *values: Any) -> Changes:
+    def pressed(visitor: Visitor, *values: Any) -> Changes:
         asked = dict(zip(FIELDS, map(_text, values), strict=True))
-        query = _adapted(app, request, asked)
+        query = _adapted(app, visitor.request, asked)
         first = {part: query[name] for part, name in zip(filled, FIELDS, strict=True) if query[name] != asked[name]}
-        yield from open_all(query, view.get("other", ""), first, lambda _: {})
+        yield {**first, progress: gr.skip()}
+        yield from opening(visitor, query)
 
-    def arrived(drawn: dict[str, Any], request: gr.Request) -> Changes:
-        """Fill in what the address asks for, and open it."""
+    def arrived(visitor: Visitor, request: gr.Request) -> dict[Any, Any]:
+        """Fill in what the address asks for, and show it if it is ready."""
         query = dict(request.query_params)
         found = {name: query.get(name) or getattr(default, name) or "" for name in FIELDS}
         for name in ("images", "clusters"):
             value = str(found[name])
             found[name] = int(value) if value.isascii() and value.isdecimal() else getattr(default, name)
-        query["page"] = query.get(TAB, "")
-        view = changed(VIEW, **{name: query[name] for name in SETTINGS if query.get(name)})
-        first = {**dict(zip(filled, found.values(), strict=True)), app.view: view}
-        first |= {app.tabs: gr.update(selected=view["page"])} if view["page"] != VIEW["page"] else {}
-        asked = {name: _text(value) for name, value in found.items()}
-        yield from open_all(asked, view.get("other", ""), first, lambda opened: app.redraw(opened, view, drawn))
+        query["page"] = query.get(TAB) or VIEW["page"]
+        visitor.change(partial(changed, **{name: query[name] for name in SETTINGS if query.get(name)}))
+        visitor.wish = {name: _text(value) for name, value in found.items()}
+        changes = dict[Any, Any](zip(filled, found.values(), strict=True))
+        if query["page"] != VIEW["page"]:
+            changes[app.tabs] = gr.update(selected=query["page"])
+        try:
+            wish = Request.from_query(visitor.wish)
+            app.bench.get(wish)
+            app.opened(visitor, wish.to_query())
+        except ExploreError:
+            return {**changes, progress: progress_bar()}  # opening it says what is wrong
+        return {**changes, **app.update(visitor)}
 
-    shown = list(dict.fromkeys([*app.outputs, app.request, progress, *filled]))
+    def goes_on(visitor: Visitor) -> Changes:
+        yield from opening(visitor, visitor.wish)
+
+    def offers(visitor: Visitor) -> dict[Any, Any]:
+        return {**app.update(visitor), **_offers(app, visitor.wish, offered)}
+
+    long = {"concurrency_limit": 4, **QUIET}
     opened = gr.on(
         [open_button.click, model.select, data.select, split.select, number.submit, revision.submit],
         pressed,
-        [app.request, app.view, *filled],
-        shown,
-        concurrency_limit=4,
+        [app.visitor, *filled],
+        [progress, *filled],
         trigger_mode="multiple",  # once is not enough: after Cancel, the work that was left counts as going on
-        **QUIET,
+        **long,
     )
-    first = demo.load(arrived, app.drawn, [*shown, app.tabs], concurrency_limit=4, **QUIET)
+    first = demo.load(arrived, app.visitor, [*app.outputs, progress, *filled, app.tabs], **QUIET)
+    first = first.then(goes_on, app.visitor, progress, **long)
     for event in (opened, first):
-        app.follow(event)
+        event.then(offers, app.visitor, [*app.outputs, *offered], **QUIET)
     data.input(lambda name: _offers(app, {"data": _text(name)}, offered), data, offered, **QUIET)
 
     # The buttons are always there for Gradio, whose page loses one of two quick changes; the style sheet shows the one
@@ -198,9 +210,11 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
         cancels=[opened, first],
         **QUIET,
     )
-    address.change(None, address, None, js="(q) => { if (q) history.replaceState(null, '', q); }")
+    again.click(app.again, app.visitor, app.outputs, trigger_mode="multiple", **QUIET)
+    fetch.click(app.update, app.visitor, app.outputs, trigger_mode="multiple", **QUIET)
+    app.address.change(None, app.address, None, js=asset("address.js"))
     for name, control in zip(READING, (head, mode, temperature), strict=True):
-        control.input(_setter(name), [app.view, control], app.view, trigger_mode="always_last", **QUIET)
+        app.set(control.input, partial(_read, name), control)
 
 
 def _adapted(app: App, request: Mapping[str, str], asked: dict[str, str]) -> dict[str, str]:
@@ -221,13 +235,8 @@ def _adapted(app: App, request: Mapping[str, str], asked: dict[str, str]) -> dic
     return found
 
 
-def _said(error: ValueError, query: Mapping[str, str]) -> str:
-    """The message without folders of the server."""
-    return re.sub(r" \(looked in [^)]*\)", "", visitor_words(error, name=query["data"]))
-
-
-def _setter(name: str) -> Any:
-    return lambda view, value: changed(view, **{name: _text(value)})
+def _read(name: str, view: Mapping[str, str], value: Any) -> Mapping[str, str]:
+    return changed(view, **{name: _text(value)})
 
 
 def _offers(app: App, query: Mapping[str, str], offered: list[Any]) -> dict[Any, Any]:

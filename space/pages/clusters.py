@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
-from shell import PLAIN, QUIET, READING, VIEW, App, asset, changed, escape, note, plural, texts
+from shell import PLAIN, READING, VIEW, App, asset, changed, escape, note, plural, texts
 
 from ssl_zoo.explore.clusters import Cluster, Clustering
 from ssl_zoo.explore.palette import color_of
@@ -71,23 +71,18 @@ def build(app: App) -> None:
     app.draw("clusters", restore, [sort, find, only], uses=())
     app.draw("clusters", partial(_detail, app), detail, uses=(*READING, "cluster"))
     app.draw("clusters", partial(_cards, app), cards, uses=(*READING, "sort", "find", "only", "at"))
-    sort.input(lambda view, value: changed(view, sort=value, at=1), [app.view, sort], app.view, **QUIET)
-    find.change(  # gradio's `input` doesn't hear of deleted letters
-        _search,
-        [app.view, find],
-        app.view,
-        trigger_mode="always_last",
-        **QUIET,
-    )
-    only.input(lambda view, value: changed(view, only="1" if value else "", at=1), [app.view, only], app.view, **QUIET)
+    app.set(sort.input, partial(_listed, "sort"), sort)
+    app.set(find.change, partial(_listed, "find"), find)  # gradio's `input` doesn't hear of deleted letters
+    app.set(only.input, partial(_listed, "only"), only)
     for widget in (cards, detail):
-        widget.select(_choose, app.view, app.view, **QUIET)
+        app.choose(widget.select, _choose)
     gr.api(_endpoint(app), api_name="clusters")
 
 
-def _search(view: Mapping[str, str], text: str) -> Mapping[str, str]:
-    text = (text or "").strip()
-    return view if text == view.get("find", "") else changed(view, find=text, at=1)
+def _listed(name: str, view: Mapping[str, str], value: Any) -> Mapping[str, str]:
+    """Another choice of cards starts at its first page; that a control was only left changes nothing."""
+    text = str(value or "").strip() if not isinstance(value, bool) else "1" if value else ""
+    return view if text == view.get(name, "") else changed(view, **{name: text}, at=1)
 
 
 def _endpoint(app: App) -> Any:

@@ -7,7 +7,21 @@ from typing import Any
 
 import gradio as gr
 from figures import heat_map
-from shell import PLAIN, QUIET, READING, App, asset, changed, escape, fitting, note, percent, plural, progress_bar
+from shell import (
+    PLAIN,
+    QUIET,
+    READING,
+    App,
+    Visitor,
+    asset,
+    changed,
+    escape,
+    fitting,
+    note,
+    percent,
+    plural,
+    progress_bar,
+)
 
 from ssl_zoo.explore.clusters import Clustering
 from ssl_zoo.explore.compare import Comparison, Move, compare
@@ -42,29 +56,25 @@ def build(app: App) -> None:
     progress = gr.HTML(elem_id="compare-progress", js_on_load=None, **PLAIN)
     page = gr.HTML(elem_id="comparison", js_on_load=asset("clusters.js"), **PLAIN)
 
-    def opened(
-        request: Mapping[str, str], view: Mapping[str, str], name: str
-    ) -> Generator[dict[Any, Any], None, None]:
+    def opened(visitor: Visitor, name: str) -> Generator[str, None, None]:
         """Prepare the other model on the images that are open."""
         name = (name or "").strip()
         if not name:
-            yield {progress: note("Name a model to compare with.", kind="error")}
+            yield note("Name a model to compare with.", kind="error")
             return
-        yield {progress: progress_bar(), app.view: changed(view, other=name, moved=1)}
+        visitor.change(partial(changed, other=name, moved=1))
         try:
-            for bar in open_other(app, request, name):
-                yield {progress: bar}
+            yield from open_other(app, visitor.request, name)
         except ExploreError as error:
-            yield {progress: note(app.said(error), kind="error")}
-            return
-        yield {progress: ""}
+            yield note(app.said(error), kind="error")
+        else:
+            yield ""
 
-    outputs = [app.view, progress]
-    by_name = gr.on([button.click, other.select], opened, [app.request, app.view, other], outputs, **QUIET)
+    by_name = gr.on([button.click, other.select], opened, [app.visitor, other], progress, **QUIET)
 
-    def named(request: Mapping[str, str], place: float) -> list[Any]:
+    def named(visitor: Visitor, place: float) -> list[Any]:
         """Name the checkpoint under the slider."""
-        found = _checkpoints(app, request)
+        found = _checkpoints(app, visitor.request)
         if not 0 <= place < len(found):
             return [gr.skip(), gr.skip()]
         checkpoint = found[int(place)]
@@ -73,15 +83,14 @@ def build(app: App) -> None:
             gr.update(value=_short(checkpoint.name, app.bench.rules)),
         ]
 
-    def slid(request: Mapping[str, str], view: Mapping[str, str], place: float) -> Any:
-        found = _checkpoints(app, request)
-        if not 0 <= place < len(found):
-            return
-        yield from opened(request, view, _short(found[int(place)].name, app.bench.rules))
+    def slid(visitor: Visitor, place: float) -> Generator[str, None, None]:
+        found = _checkpoints(app, visitor.request)
+        if 0 <= place < len(found):
+            yield from opened(visitor, _short(found[int(place)].name, app.bench.rules))
 
     # By keys, the slider only names a checkpoint: each step in between would be opened otherwise.
-    slider.input(named, [app.request, slider], [slider, other], trigger_mode="always_last", **QUIET)
-    by_step = slider.release(slid, [app.request, app.view, slider], outputs, **QUIET)
+    slider.input(named, [app.visitor, slider], [slider, other], trigger_mode="always_last", **QUIET)
+    by_step = slider.release(slid, [app.visitor, slider], progress, **QUIET)
 
     for event in (by_name, by_step):
         app.follow(event)
@@ -93,7 +102,7 @@ def build(app: App) -> None:
         cancels=[by_name, by_step],
         **QUIET,
     )
-    page.select(_choose, app.view, [app.view, app.tabs], **QUIET)
+    app.choose(page.select, _choose)
     app.draw("compare", partial(_controls, app), [other, slider], uses=())
     app.draw("compare", partial(_page, app), page, uses=(*READING, "other", "moved"), also=partial(_is_ready, app))
 
@@ -135,11 +144,11 @@ def _asked(request: Mapping[str, str], name: str) -> dict[str, str]:
     return {**found, "revision": revision} if revision else found
 
 
-def _choose(view: Mapping[str, str], event: gr.EventData) -> tuple[dict[str, str], Any]:
+def _choose(view: Mapping[str, str], event: gr.EventData) -> dict[str, str]:
     """Open a cluster of the first model, or another page of images."""
     if getattr(event, "at", None) is not None:
-        return changed(view, moved=event.at), gr.skip()
-    return changed(view, page="clusters", cluster=event.cluster), gr.update(selected="clusters")
+        return changed(view, moved=event.at)
+    return changed(view, page="clusters", cluster=event.cluster)
 
 
 def _checkpoints(app: App, request: Mapping[str, str]) -> list[RunCheckpoint]:

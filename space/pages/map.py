@@ -59,9 +59,9 @@ def build(app: App) -> None:
     app.draw("map", _known, widget)
     # Gradio hands on only what differs from the last value, so this one does.
     widget.ready(
-        lambda request, view: {**_known(request, view), "asked": time.time()}, [app.request, app.view], widget, **QUIET
+        lambda visitor: {**_known(visitor.request, visitor.view), "asked": time.time()}, app.visitor, widget, **QUIET
     )
-    widget.select(_open_cluster, app.view, [app.view, app.tabs], **QUIET)
+    app.choose(widget.select, _open_cluster)
 
 
 def _known(request: Mapping[str, str], view: Mapping[str, str]) -> dict[str, Any]:
@@ -70,8 +70,8 @@ def _known(request: Mapping[str, str], view: Mapping[str, str]) -> dict[str, Any
     return {"request": dict(request), "view": settings, "methods": [[name, NAMES[name]] for name in map_methods()]}
 
 
-def _open_cluster(view: Mapping[str, str], event: gr.EventData) -> tuple[dict[str, str], Any]:
-    return changed(view, page="clusters", cluster=int(event.cluster)), gr.Tabs(selected="clusters")
+def _open_cluster(view: Mapping[str, str], event: gr.EventData) -> dict[str, str]:
+    return changed(view, page="clusters", cluster=int(event.cluster))
 
 
 def _answer(app: App, maps: Maps, question: dict[str, Any]) -> dict[str, Any]:

@@ -55,12 +55,12 @@ def build(app: App) -> None:
     app.draw("query", lambda request, view: _shown(app, request, view), widget)
     # Gradio hands on only what differs from the last value, so this one does.
     widget.ready(
-        lambda request, view: {**_shown(app, request, view), "asked": time.time()},
-        [app.request, app.view],
+        lambda visitor: {**_shown(app, visitor.request, visitor.view), "asked": time.time()},
+        app.visitor,
         widget,
         **QUIET,
     )
-    widget.select(_open_cluster, app.view, [app.view, app.tabs], **QUIET)
+    app.choose(widget.select, _open_cluster)
     gr.api(_endpoint(app, turns), api_name="try_image", concurrency_limit=_AT_ONCE)
 
 
@@ -80,8 +80,8 @@ def _shown(app: App, request: Mapping[str, str], view: Mapping[str, str]) -> dic
     return {"request": dict(request), "view": settings, "examples": examples}
 
 
-def _open_cluster(view: Mapping[str, str], event: gr.EventData) -> tuple[dict[str, str], Any]:
-    return changed(view, page="clusters", cluster=int(event.cluster)), gr.Tabs(selected="clusters")
+def _open_cluster(view: Mapping[str, str], event: gr.EventData) -> dict[str, str]:
+    return changed(view, page="clusters", cluster=int(event.cluster))
 
 
 def _answer(app: App, turns: threading.BoundedSemaphore, question: dict[str, Any]) -> dict[str, Any]:

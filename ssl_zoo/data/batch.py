@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 import torch
@@ -21,12 +21,15 @@ class Batch:
     """One batch of one stream.
 
     Attributes:
-        views (`list[torch.Tensor]`): One tensor of shape `(batch, 3, height, width)` per view.
+        views (`list[torch.Tensor]`): One tensor of shape `(batch, 3, height, width)` per view: uint8 in channels_last
+            memory as the stream gives it, normalised float32 after `ImageTransform.to_device`.
         sample_ids (`torch.Tensor` of shape `(batch,)`): Global ids of the images, int64.
         labels (`torch.Tensor` of shape `(batch,)`): Class numbers, int64; -1 where there is none.
         stream (`int`): The slot, 0 to `num_workers - 1`, that made it.
         position (`int`): Rows the slot has consumed since the start of training, this batch and skipped rows included.
         skipped (`list[str]`): `"<path>: row <id>: <reason>"` for each corrupt row passed over.
+        parameters (`list[torch.Tensor]`): What the device has yet to do to the views, one tensor of shape
+            `(batch, numbers)` per view; empty when they are complete.
         support (`tuple`, *optional*): Labelled views `(rows, 3, height, width)` and their classes `(rows,)`, for
             methods that compare images with labelled ones: this process's part.
     """
@@ -37,6 +40,7 @@ class Batch:
     stream: int
     position: int
     skipped: list[str]
+    parameters: list[torch.Tensor] = field(default_factory=list)
     support: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def to(self, device: torch.device | str) -> Self:
@@ -48,10 +52,10 @@ class Batch:
         return self._map(torch.Tensor.pin_memory)
 
     def _map(self, function: Callable[[torch.Tensor], torch.Tensor]) -> Self:
-        views = [function(view) for view in self.views]
+        views, parameters = ([function(tensor) for tensor in each] for each in (self.views, self.parameters))
         support = self.support and (function(self.support[0]), function(self.support[1]))
         ids, labels = function(self.sample_ids), function(self.labels)
-        return replace(self, views=views, sample_ids=ids, labels=labels, support=support)
+        return replace(self, views=views, sample_ids=ids, labels=labels, parameters=parameters, support=support)
 
 
 @dataclass

@@ -9,11 +9,11 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ssl_zoo.data.batch import Batch
-from ssl_zoo.data.decode import CorruptImageError, decode_image
+from ssl_zoo.data.decode import CorruptImageError
 from ssl_zoo.data.order import StreamOrder
 from ssl_zoo.data.source import ImageSource, Row
 from ssl_zoo.data.stream import worker_loader
-from ssl_zoo.data.views import ImageTransform, Pixels
+from ssl_zoo.data.views import ImageTransform, Sample
 
 
 __all__ = ["BlockBatch", "num_blocks", "read_blocks"]
@@ -92,29 +92,31 @@ class _BlockStream(IterableDataset[BlockBatch]):
             yield from self._batches(block, rows)
 
     def _batches(self, block: int, rows: Iterator[Row]) -> Iterator[BlockBatch]:
-        samples: list[tuple[list[Pixels], Row]] = []
+        samples: list[tuple[Sample, Row]] = []
         skipped: list[tuple[int, str]] = []
         for row in rows:
             try:
-                views = self._transform.crop(decode_image(row.image), random.Random(str(row.sample_id)))
+                sample = self._transform.read(row.image, random.Random(str(row.sample_id)))
             except CorruptImageError as error:
                 skipped.append((row.sample_id, f"{self._source.path}: row {row.sample_id}: {error}"))
                 continue
             if len(samples) == self._batch_size:
                 yield self._batch(block, samples, skipped, is_last=False)
                 samples, skipped = [], []
-            samples.append((views, row))
+            samples.append((sample, row))
         yield self._batch(block, samples, skipped, is_last=True)
 
     def _batch(
-        self, block: int, samples: list[tuple[list[Pixels], Row]], skipped: list[tuple[int, str]], *, is_last: bool
+        self, block: int, samples: list[tuple[Sample, Row]], skipped: list[tuple[int, str]], *, is_last: bool
     ) -> BlockBatch:
+        views, parameters = self._transform.stack([sample for sample, _ in samples]) if samples else ([], [])
         batch = Batch(
-            views=self._transform.stack([views for views, _ in samples]) if samples else [],
+            views=views,
             sample_ids=torch.tensor([row.sample_id for _, row in samples], dtype=torch.int64),
             labels=torch.tensor([row.label for _, row in samples], dtype=torch.int64),
             stream=0,
             position=0,
             skipped=[reason for _, reason in skipped],
+            parameters=parameters,
         )
         return BlockBatch(block, is_last, batch, [sample_id for sample_id, _ in skipped])

@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from datasets.utils.file_utils import is_local_path, xopen
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+
+Pixels = npt.NDArray[np.uint8]
 
 
 class CorruptImageError(ValueError):
     """A row that holds no readable image. The stream skips, counts and names such rows."""
 
 
-def decode_image(value: Any) -> Image.Image:
+def decode_image(value: Any, *, reduction: int = 1) -> Image.Image:
     """Decode one undecoded image value to 8-bit RGB, upright.
 
     Grey, palette and CMYK images are converted, 16-bit grey is scaled to 8 bits, transparency is composited over
@@ -22,6 +26,8 @@ def decode_image(value: Any) -> Image.Image:
     Args:
         value (`dict`, `bytes` or `None`): What `datasets.Image(decode=False)` gives: `{"bytes", "path"}`, of which
             either may be `None`; or the bytes of an image file.
+        reduction (`int`): 2, 4 or 8 decodes a JPEG to so many times fewer rows and columns (rounded up), which is
+            faster.
 
     Returns:
         `PIL.Image.Image` of mode `"RGB"`.
@@ -29,9 +35,11 @@ def decode_image(value: Any) -> Image.Image:
     Raises:
         CorruptImageError: The value is no image, or a damaged one. A failing network is *not* reported as this.
     """
-    content = _content(value)
+    content = read_content(value)
     try:
         with Image.open(io.BytesIO(content)) as image:
+            if reduction > 1:
+                image.draft(None, (image.width // reduction, image.height // reduction))
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
@@ -43,7 +51,7 @@ def decode_image(value: Any) -> Image.Image:
         raise CorruptImageError(f"{type(error).__name__}: {error}") from error
 
 
-def _content(value: Any) -> bytes:
+def read_content(value: Any) -> bytes:
     """The bytes of the image file, read from its path when the row only names it."""
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, dict) else (value, None)
     if content is None and path:

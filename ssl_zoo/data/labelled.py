@@ -198,15 +198,16 @@ class SupportSampler:
         """This process's part of support batch number `batch`.
 
         Returns:
-            Views `(classes of this process * images_per_class, 3, height, width)` and their classes, int64.
+            Views `(classes of this process * images_per_class, 3, height, width)`, uint8, and their classes, int64.
         """
-        views, labels = [], []
+        samples, labels = [], []
         for row in self.draw(batch):
             value = self._images[int(row)]
             rng = random.Random(f"{self._seed}/support/{batch}/{value['sample_id']}")
-            views.append(self._transform.crop(decode_image(value["image"]), rng))
+            samples.append(self._transform.read(value["image"], rng))
             labels.append(value["label"])
-        return self._transform.stack(views)[0], torch.tensor(labels)
+        (views,), _ = self._transform.stack(samples)
+        return views, torch.tensor(labels)
 
 
 def copy_images(source: ImageSource, subset: LabelledSubset) -> datasets.Dataset:

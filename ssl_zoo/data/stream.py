@@ -15,12 +15,12 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ssl_zoo.data.batch import Batch, CorruptCounter, ReadPosition
-from ssl_zoo.data.decode import CorruptImageError, decode_image
+from ssl_zoo.data.decode import CorruptImageError
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.labelled import SupportSampler
 from ssl_zoo.data.order import StreamOrder
 from ssl_zoo.data.source import ImageSource, Row
-from ssl_zoo.data.views import ImageTransform, Pixels
+from ssl_zoo.data.views import ImageTransform, Sample
 
 
 __all__ = ["Batch", "CorruptCounter", "ReadPosition", "ViewStream", "iterate_once", "make_loader", "worker_loader"]
@@ -111,12 +111,12 @@ class ViewStream(IterableDataset[Batch]):
 
     def _batches(self, slot: int) -> Iterator[Batch]:
         order, position = self._orders[slot], self._positions[slot]
-        samples: list[tuple[list[Pixels], Row]] = []
+        samples: list[tuple[Sample, Row]] = []
         skipped: list[str] = []
         failures = 0  # in a row
         for epoch, row in self._rows(order, position, warn=self._check_order and slot == 0):
             try:
-                views = self._views(epoch, row)
+                sample = self._sample(epoch, row)
             except CorruptImageError as error:
                 skipped.append(f"{self._source.path}: row {row.sample_id}: {error}")
                 position, failures = position + 1, failures + 1
@@ -131,7 +131,7 @@ class ViewStream(IterableDataset[Batch]):
             if len(samples) == self._batch_size:
                 yield self._batch(samples, slot, position, skipped)
                 samples, skipped = [], []
-            samples.append((views, row))
+            samples.append((sample, row))
             position, failures = position + 1, 0
         if samples:
             yield self._batch(samples, slot, position, skipped)
@@ -154,19 +154,20 @@ class ViewStream(IterableDataset[Batch]):
             if block == order.num_blocks():
                 epoch, block = epoch + 1, 0
 
-    def _views(self, epoch: int, row: Row) -> list[Pixels]:
-        image = decode_image(row.image)
+    def _sample(self, epoch: int, row: Row) -> Sample:
         # A text is hashed to a seed: neighbouring numbers give unrelated views.
-        return self._transform.crop(image, random.Random(f"{self._seed}/{epoch}/{row.sample_id}"))
+        return self._transform.read(row.image, random.Random(f"{self._seed}/{epoch}/{row.sample_id}"))
 
-    def _batch(self, samples: list[tuple[list[Pixels], Row]], slot: int, position: int, skipped: list[str]) -> Batch:
+    def _batch(self, samples: list[tuple[Sample, Row]], slot: int, position: int, skipped: list[str]) -> Batch:
+        views, parameters = self._transform.stack([sample for sample, _ in samples])
         return Batch(
-            views=self._transform.stack([views for views, _ in samples]),
+            views=views,
             sample_ids=torch.tensor([row.sample_id for _, row in samples]),
             labels=torch.tensor([row.label for _, row in samples]),
             stream=slot,
             position=position,
             skipped=skipped,
+            parameters=parameters,
         )
 
 
@@ -225,11 +226,17 @@ def worker_loader(stream: IterableDataset[T], *, num_workers: int) -> DataLoader
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
-        worker_init_fn=_obey_parent_only if num_workers > 0 else None,
+        worker_init_fn=_start_worker if num_workers > 0 else None,
     )
 
 
-def _obey_parent_only(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    if "cv2" in sys.modules:  # torch computes with one thread here by itself; OpenCV would take one per core
+        sys.modules["cv2"].setNumThreads(0)
+    _obey_parent_only()
+
+
+def _obey_parent_only() -> None:
     """Leave SIGTERM and SIGINT, which reach the whole process group, to the process that trains.
 
     It finishes its step, saves, and ends its workers; they must still obey *its* SIGTERM, by which Python ends them

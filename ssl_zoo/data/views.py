@@ -1,135 +1,48 @@
 """The views a model sees of one image: multi-crop for pretraining, centre crop and raw pixels for evaluation.
 
-An image is decoded once and every view is cut from it, on PIL images, which a CPU thread changes faster than tensors.
-All randomness comes from a generator that is handed in; the global ones are left alone.
+An image is decoded once and every view is cut from it, in 8 bits. Batches travel like that, at a quarter of the size,
+and become what a model takes on its device. All randomness comes from a generator that is handed in; the global ones
+are left alone.
 """
 
 import math
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
+from types import ModuleType
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from PIL import Image
 
-from ssl_zoo.data import augment
+from ssl_zoo.data import augment_reference
+from ssl_zoo.data.augment_device import DeviceAugment, device_augments, pack_parameters
+from ssl_zoo.data.batch import Batch
+from ssl_zoo.data.decode import Pixels, decode_image
 from ssl_zoo.data.errors import DataError
+from ssl_zoo.data.view_parameters import GLOBAL_1, GLOBAL_2, LOCAL, ViewParameters, draw_view
+from ssl_zoo.data.views_config import IMAGENET_MEAN, IMAGENET_STD, ViewsConfig
 
 
-Pixels = npt.NDArray[np.uint8]
-
-_GLOBAL_1, _GLOBAL_2, _LOCAL = range(3)
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
-_INTERPOLATIONS = {name: Image.Resampling[name.upper()] for name in ("nearest", "bilinear", "bicubic", "lanczos")}
+_CACHED_VALUES = 2**18  # so many float32 stay in a core's cache while they are normalised
 
 
-@dataclass
-class ViewsConfig:
-    """The `views` section of a recipe: how many crops, how large, and how strongly they are changed.
+class Sample(NamedTuple):
+    """What is made of one image before the batch is put together.
 
-    Lists of three probabilities are for the first global view, the second global view and the local views.
+    Attributes:
+        crops (`list[Pixels]`): One array of shape `(height, width, 3)` per view.
+        parameters (`list[ViewParameters]`): Of the views, if the device is to change the crops; else empty.
     """
 
-    global_crops: int = field(default=2, metadata={"help": "number of global views"})
-    global_size: int = field(default=224, metadata={"help": "side of a global view in pixels"})
-    global_scale: list[float] = field(
-        default_factory=lambda: [0.14, 1.0], metadata={"help": "share of the image's area a global view covers"}
-    )
-    local_crops: int = field(default=0, metadata={"help": "number of local views"})
-    local_size: int = field(default=96, metadata={"help": "side of a local view in pixels"})
-    local_scale: list[float] = field(
-        default_factory=lambda: [0.05, 0.14], metadata={"help": "share of the image's area a local view covers"}
-    )
-    aspect_ratio: list[float] = field(
-        default_factory=lambda: [3 / 4, 4 / 3], metadata={"help": "range of the width / height of a crop"}
-    )
-    interpolation: str = field(
-        default="bicubic", metadata={"help": "resampling of the crops: nearest, bilinear, bicubic or lanczos"}
-    )
-    rotation_degrees: float = field(
-        default=0.0, metadata={"help": "rotate by up to this many degrees either way, before the crop"}
-    )
-    translate: float = field(
-        default=0.0, metadata={"help": "shift by up to this share of width and height, before the crop"}
-    )
-    affine_scale: list[float] = field(
-        default_factory=lambda: [1.0, 1.0], metadata={"help": "range of a zoom before the crop; [1, 1] is none"}
-    )
-    flip_probability: float = field(default=0.5, metadata={"help": "probability of a horizontal flip"})
-    color_jitter: list[float] = field(
-        default_factory=lambda: [0.4, 0.4, 0.2, 0.1],
-        metadata={"help": "largest change of brightness, contrast, saturation (shares) and hue (turns, <= 0.5)"},
-    )
-    color_jitter_probability: list[float] = field(
-        default_factory=lambda: [0.8, 0.8, 0.8],
-        metadata={"help": "probability of the colour jitter, per kind of view"},
-    )
-    gray_probability: list[float] = field(
-        default_factory=lambda: [0.2, 0.2, 0.2],
-        metadata={"help": "probability of losing all colour, per kind of view"},
-    )
-    blur_probability: list[float] = field(
-        default_factory=lambda: [1.0, 0.1, 0.5], metadata={"help": "probability of a Gaussian blur, per kind of view"}
-    )
-    blur_sigma: list[float] = field(
-        default_factory=lambda: [0.1, 2.0], metadata={"help": "range of the blur's sigma in pixels"}
-    )
-    solarize_probability: list[float] = field(
-        default_factory=lambda: [0.0, 0.2, 0.0],
-        metadata={"help": "probability of inverting all values above 128, per kind of view"},
-    )
-    mean: list[float] = field(
-        default_factory=lambda: list(_IMAGENET_MEAN), metadata={"help": "per channel, subtracted; pixels are 0 to 1"}
-    )
-    std: list[float] = field(
-        default_factory=lambda: list(_IMAGENET_STD), metadata={"help": "per channel, divided by; pixels are 0 to 1"}
-    )
-
-    def __post_init__(self) -> None:
-        """Check every value; an error names the key, the value and what is expected."""
-        for key, low in (("global_crops", 1), ("global_size", 1), ("local_crops", 0), ("local_size", 1)):
-            _require(getattr(self, key) >= low, key, getattr(self, key), f"at least {low}")
-        for key in ("global_scale", "local_scale"):
-            _require_range(key, getattr(self, key), low=0.0, high=1.0)
-        for key in ("aspect_ratio", "affine_scale"):
-            _require_range(key, getattr(self, key), low=0.0, high=math.inf)
-        _require_range("blur_sigma", self.blur_sigma, low=0.0, high=math.inf)
-        _require(
-            self.interpolation in _INTERPOLATIONS,
-            "interpolation",
-            self.interpolation,
-            f"one of {list(_INTERPOLATIONS)}",
-        )
-        _require(0 <= self.rotation_degrees <= 180, "rotation_degrees", self.rotation_degrees, "0 to 180")
-        _require(0 <= self.translate <= 1, "translate", self.translate, "a share, 0 to 1")
-        _require(0 <= self.flip_probability <= 1, "flip_probability", self.flip_probability, "0 to 1")
-        for key in ("color_jitter_probability", "gray_probability", "blur_probability", "solarize_probability"):
-            ok = len(getattr(self, key)) == 3 and all(0 <= value <= 1 for value in getattr(self, key))
-            _require(ok, key, getattr(self, key), "3 probabilities: global 1, global 2, local")
-        ok = len(self.color_jitter) == 4 and min(self.color_jitter) >= 0 and self.color_jitter[3] <= 0.5
-        _require(ok, "color_jitter", self.color_jitter, "4 numbers >= 0, the last (hue) at most 0.5")
-        _require(len(self.mean) == 3, "mean", self.mean, "3 numbers")
-        _require(len(self.std) == 3 and min(self.std) > 0, "std", self.std, "3 numbers > 0")
-
-
-def _require(ok: bool, key: str, value: object, expected: str) -> None:
-    if not ok:
-        raise DataError(f"`views.{key}` must be {expected}, got {value!r}.")
-
-
-def _require_range(key: str, value: Sequence[float], *, low: float, high: float) -> None:
-    ok = len(value) == 2 and low < value[0] <= value[1] <= high
-    _require(ok, key, value, f"[smallest, largest] with {low:g} < smallest <= largest <= {high:g}")
+    crops: list[Pixels]
+    parameters: list[ViewParameters]
 
 
 class ImageTransform(ABC):
-    """Cuts views from a decoded image as 8-bit arrays, and turns batches of them into normalised tensors.
-
-    The two steps are apart because one multiply-add over a stacked batch is much cheaper than one per view.
+    """Cuts views from an image as 8-bit arrays, and turns batches of them into what a model takes.
 
     Args:
         mean (`Sequence[float]` of length 3): Subtracted per channel, for pixels from 0 to 1.
@@ -137,63 +50,140 @@ class ImageTransform(ABC):
     """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        self._scale = 1 / (255 * torch.tensor(std).view(3, 1, 1))
-        self._shift = -torch.tensor(mean).view(3, 1, 1) / torch.tensor(std).view(3, 1, 1)
+        self._scale = 1 / (255 * torch.tensor(std))
+        self._shift = -torch.tensor(mean) / torch.tensor(std)
 
     @abstractmethod
     def crop(self, image: Image.Image, rng: random.Random) -> list[Pixels]:
         """The views of one RGB image, each of shape `(height, width, 3)`; all random choices come from `rng`."""
 
-    def stack(self, samples: Sequence[Sequence[Pixels]]) -> list[torch.Tensor]:
-        """One normalised float32 tensor `(batch, 3, height, width)` per view, from the crops of each sample."""
-        views = []
-        for crops in zip(*samples, strict=True):
-            pixels = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2)
-            floats = pixels.to(torch.float32, memory_format=torch.contiguous_format)
-            views.append(floats.mul_(self._scale).add_(self._shift))
-        return views
+    def read(self, value: Any, rng: random.Random) -> Sample:
+        """Decode one image value of a row (see `decode_image`) and cut its views.
+
+        Raises:
+            CorruptImageError: The value is no image, or a damaged one.
+        """
+        return Sample(self.crop(decode_image(value), rng), [])
+
+    def stack(self, samples: Sequence[Sample]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The `views` and `parameters` of a `Batch`, from its samples."""
+        crops, parameters = zip(*samples, strict=True)
+        views = [torch.from_numpy(np.stack(of_view)).permute(0, 3, 1, 2) for of_view in zip(*crops, strict=True)]
+        return views, [pack_parameters(of_view) for of_view in zip(*parameters, strict=True)]
+
+    def to_device(
+        self,
+        batch: Batch,
+        device: torch.device | str,
+        *,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> Batch:
+        """The batch on a device, its views and support as a model takes them: normalised float32.
+
+        Args:
+            batch (`Batch`): As the stream gives it, with 8-bit views; copied while the host goes on when it is pinned.
+            device: Where to.
+            memory_format: Of the views.
+        """
+        placed = batch.to(device)
+        support = placed.support and (self.normalise(placed.support[0], memory_format), placed.support[1])
+        return replace(placed, views=self._finish(placed, memory_format), parameters=[], support=support)
+
+    def _finish(self, batch: Batch, memory_format: torch.memory_format) -> list[torch.Tensor]:
+        return [self.normalise(view, memory_format) for view in batch.views]
+
+    def normalise(
+        self, pixels: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format
+    ) -> torch.Tensor:
+        """From uint8 to float32, on the device of the pixels.
+
+        Args:
+            pixels (`torch.Tensor` of shape `(batch, 3, height, width)`): From 0 to 255.
+            memory_format: Of the result.
+        """
+        scale, shift = (values.to(pixels.device, non_blocking=True) for values in (self._scale, self._shift))
+        made = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device, memory_format=memory_format)
+        rows, part = made, len(made)
+        if memory_format == torch.channels_last:  # rows of alternating channels are long enough to be vectorised
+            rows = made.permute(0, 2, 3, 1).flatten(2)
+            scale, shift = scale.repeat(pixels.shape[3]), shift.repeat(pixels.shape[3])
+        else:
+            scale, shift = scale.view(3, 1, 1), shift.view(3, 1, 1)
+        if pixels.device.type == "cpu":
+            part = _CACHED_VALUES // pixels.shape[1:].numel()
+        part = max(1, part)
+        for target, source, values in zip(made.split(part), pixels.split(part), rows.split(part), strict=True):
+            target.copy_(source)
+            values.mul_(scale).add_(shift)
+        return made
 
     def __call__(self, image: Image.Image, *, seed: int | str | None = None) -> list[torch.Tensor]:
         """The views of one image, each a normalised tensor `(3, height, width)`; the same for the same `seed`."""
-        return [view[0] for view in self.stack([self.crop(image.convert("RGB"), random.Random(seed))])]
+        crops = self.crop(image.convert("RGB"), random.Random(seed))
+        views, _ = self.stack([Sample(crops, [])])
+        return [self.normalise(view)[0] for view in views]
 
 
 class MultiView(ImageTransform):
     """Multi-crop views in the order global 1, global 2, ..., local 1, ... (SwAV, https://huggingface.co/papers/2006.09882).
 
-    A third and further global view is changed like the second.
+    A third and further global view is changed like the second. What the views are is drawn before any pixel is
+    touched, so they are the same whichever of the backends (`views.backend`) makes them: `reference` is torchvision on
+    PIL images; `fast` is within 2/255 of it; `device` cuts the crops like `fast`, and leaves all that follows to
+    `to_device`, for the whole batch at once.
+
+    Raises:
+        DataError: The backend isn't installed.
     """
 
     def __init__(self, config: ViewsConfig) -> None:
         super().__init__(config.mean, config.std)
-        self._config = config
-        self._kinds = [_GLOBAL_1] + [_GLOBAL_2] * (config.global_crops - 1) + [_LOCAL] * config.local_crops
+        backend = _import_backend(config.backend)
+        self._config, self._make_views, self._read_views = config, backend.make_views, backend.read_views
+        self._kinds = [GLOBAL_1] + [GLOBAL_2] * (config.global_crops - 1) + [LOCAL] * config.local_crops
+        self._on_device = config.backend == "device"
+        self._device_steps: list[DeviceAugment] | None = None
 
     def crop(self, image: Image.Image, rng: random.Random) -> list[Pixels]:
-        """All views of one image; decoded once, so no view costs another decode."""
-        return [np.array(self._view(image, rng, kind)) for kind in self._kinds]
+        """All views of one image, complete, whatever is left to the device in training."""
+        views = self._draw(image.size, rng)
+        made: list[Pixels] = self._make_views(image, views, interpolation=self._config.interpolation)
+        return made
 
-    def _view(self, image: Image.Image, rng: random.Random, kind: int) -> Image.Image:
-        """Affine, crop, flip, colour, grey, blur, solarise: the order of the reference code."""
-        c = self._config
-        if c.rotation_degrees or c.translate or list(c.affine_scale) != [1, 1]:
-            image = augment.random_affine(
-                image, rng, degrees=c.rotation_degrees, translate=c.translate, scale=c.affine_scale
-            )
-        size, scale = (c.local_size, c.local_scale) if kind == _LOCAL else (c.global_size, c.global_scale)
-        box = augment.random_box(image.size, rng, scale=scale, aspect_ratio=c.aspect_ratio)
-        image = image.crop(box).resize((size, size), _INTERPOLATIONS[c.interpolation])
-        if rng.random() < c.flip_probability:
-            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        if rng.random() < c.color_jitter_probability[kind]:
-            image = augment.color_jitter(image, rng, strengths=c.color_jitter)
-        if rng.random() < c.gray_probability[kind]:
-            image = augment.grayscale(image)
-        if rng.random() < c.blur_probability[kind]:
-            image = augment.gaussian_blur(image, rng.uniform(*c.blur_sigma))
-        if rng.random() < c.solarize_probability[kind]:
-            image = augment.solarize(image)
-        return image
+    def read(self, value: Any, rng: random.Random) -> Sample:
+        """Decode one image value once, and cut its views."""
+        crops, views = self._read_views(
+            value,
+            lambda image_size: self._draw(image_size, rng),
+            interpolation=self._config.interpolation,
+            only_cut=self._on_device,
+        )
+        return Sample(crops, views if self._on_device else [])
+
+    def _draw(self, image_size: tuple[int, int], rng: random.Random) -> list[ViewParameters]:
+        return [draw_view(self._config, image_size, rng, kind) for kind in self._kinds]
+
+    def _finish(self, batch: Batch, memory_format: torch.memory_format) -> list[torch.Tensor]:
+        if not self._on_device:
+            return super()._finish(batch, memory_format)
+        if self._device_steps is None:
+            self._device_steps = [step.to(batch.views[0].device) for step in device_augments(self._config)]
+        steps = zip(self._device_steps, batch.views, batch.parameters, strict=True)
+        return [step(crops, drawn).contiguous(memory_format=memory_format) for step, crops, drawn in steps]
+
+
+def _import_backend(name: str) -> ModuleType:
+    """The module that makes views on the host: evaluation, which needs none of OpenCV, works without it."""
+    if name == "reference":
+        return augment_reference
+    try:
+        from ssl_zoo.data import augment_fast
+    except ModuleNotFoundError as error:
+        raise DataError(
+            f"`views.backend` {name!r} needs {error.name}, which is not installed: `pip install simplejpeg "
+            "opencv-python-headless`, or choose views.backend=reference"
+        ) from error
+    return augment_fast
 
 
 class EvalView(ImageTransform):
@@ -214,8 +204,8 @@ class EvalView(ImageTransform):
         self,
         size: int,
         *,
-        mean: Sequence[float] = _IMAGENET_MEAN,
-        std: Sequence[float] = _IMAGENET_STD,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
         crop_pct: float = 0.875,
         interpolation: str = "bicubic",
     ) -> None:
@@ -229,7 +219,7 @@ class EvalView(ImageTransform):
         short = min(image.size)
         width, height = (side * self._short_side // short for side in image.size)
         if (width, height) != image.size:
-            image = image.resize((width, height), _INTERPOLATIONS[self.interpolation])
+            image = image.resize((width, height), Image.Resampling[self.interpolation.upper()])
         left, top = round((width - self.size) / 2), round((height - self.size) / 2)
         return [np.array(image.crop((left, top, left + self.size, top + self.size)))]
 
@@ -239,3 +229,6 @@ class RawPixels(EvalView):
 
     def __init__(self, size: int) -> None:
         super().__init__(size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop_pct=1.0)
+
+
+__all__ = ["EvalView", "ImageTransform", "MultiView", "RawPixels", "Sample", "ViewsConfig"]

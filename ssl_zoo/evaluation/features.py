@@ -90,7 +90,7 @@ def evaluation_batches(
         done: Rows of all processes that the bar counts as done.
 
     Yields:
-        `Batch`: with one entry in `views`.
+        `Batch`: with one entry in `views`, as the model takes it.
 
     Raises:
         DataError: If too many rows are corrupt.
@@ -117,7 +117,7 @@ def evaluation_batches(
     ) as bar:
         for batch in loader:
             corrupt.update(batch)
-            yield batch.to(device)
+            yield view.to_device(batch, device)
             bar.update(len(batch.sample_ids))
 
 

@@ -113,7 +113,7 @@ def visitor_words(error: Exception, *, name: str, place: str | None = None) -> s
         return _remote_code(name)
     if place and Path(place).is_absolute():
         words = words.replace(place, name)
-    words = words.replace(f"{Path.cwd()}/", "")
+    words = re.sub(r" \(looked in [^)]*\)", "", words.replace(f"{Path.cwd()}/", ""))
     for key, field in (("split", "Split"), ("image_column", "Image column"), ("label_column", "Label column")):
         words = words.replace(f"`data.{key}`", f"'{field}'")
     words = words.replace("`data.path`", "the data set")

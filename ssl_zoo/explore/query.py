@@ -150,7 +150,7 @@ def augmented(
     own = _recipe_views(explorer.name, explorer.revision, explorer.fingerprint)
     maker = MultiView(_adapted(own or _simclr_views(explorer.view.size), explorer.view, num_views))
     crops = maker.crop(image.convert("RGB"), random.Random(seed))
-    batch = torch.cat([explorer.view(image)[0].unsqueeze(0), *maker.stack([crops])])
+    batch = torch.stack([explorer.view(image)[0], *maker(image, seed=seed)])
     features, scores = _look(batch, explorer, clustering)
     best = clustering.probabilities(scores).max(dim=1)
     similarities = features @ features[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 
 from ssl_zoo.functional.distributed import all_reduce_max_, all_reduce_sum_
@@ -9,8 +11,12 @@ from ssl_zoo.functional.distributed import all_reduce_max_, all_reduce_sum_
 
 __all__ = ["mira_assignment"]
 
-# Up to here the weights of the prototypes, at most about K (2N)^(beta / (1 - beta)) apart, fit into float32.
-_LARGEST_BETA_OF_A_FIXED_KERNEL = 0.8
+# The weights of the prototypes may come e^40 apart before the kernel is made anew: what has been flushed in it
+# (below e^-87) could by then have reached 1e-20 of a row.
+_LARGEST_RANGE = 40.0
+# Without a tolerance, the iterations that remain may change no assignment by more.
+_PRECISION = {torch.float32: 2e-6, torch.float64: 1e-15}
+_BLOCK_ELEMENTS = 2**18  # of the kernel, 1 MB: a CPU's cache holds what several operations share
 
 
 @torch.no_grad()
@@ -29,14 +35,15 @@ def mira_assignment(
 
         v_j <- ( mean_i [ k_ij / sum_j' v_j'^(-beta / (1 - beta)) k_ij' ] )^(1 - beta),
 
-    then W_ij ~ v_j^(-beta / (1 - beta)) k_ij. It contracts log v by `beta` or better per iteration. In float32 that
+    then W_ij ~ v_j^(-beta / (1 - beta)) k_ij. It contracts the largest distance of two ratios v_j / v_j', measured by
+    their logarithms, by `beta` or better per iteration; a common factor of v doesn't matter to W. In float32 that
     form gives NaN for a prototype without mass; here rows and columns of k are scaled so that each holds a 1, which
     changes none of the iterates and leaves nothing to underflow, at any temperature. beta = 0, or equal rows, give
     W = p.
 
-    An iteration costs two products of the (batch, num_prototypes) kernel with a vector and one all-reduce of
-    num_prototypes numbers per problem, all problems in one; no (batch, num_prototypes) tensor is made in the loop.
-    Beyond beta 0.8 the kernel is rescaled in every iteration: several times the cost, and a second all-reduce.
+    An iteration is one pass over the kernel, with two matrix-vector products a block of rows, and one all-reduce of
+    num_prototypes numbers per problem, all problems in one. Beside the result, no (batch, num_prototypes) tensor is
+    made. Where v moves far (sharp temperatures, beta near 1) the kernel is made anew, with a second all-reduce.
 
     Args:
         scores (`torch.Tensor` of shape `(..., batch, num_prototypes)`): Cosine similarities, local to this process;
@@ -45,9 +52,10 @@ def mira_assignment(
             looked for: they give NaN.
         temperature: Teacher temperature, > 0 (paper: 0.225).
         beta: Strength of the mutual information, in [0, 1) (paper: 0.75 falling to 2/3).
-        num_iters: Updates of v after its first value, >= 0 (paper: 30); an upper bound when `tolerance` is given.
-        tolerance: Stop when no log v_j changes by as much in an iteration; `None` always runs `num_iters`. Reads one
-            number back from the device per iteration. Every process takes the same decision.
+        num_iters: Updates of v after its first value, >= 0 (paper: 30); an upper bound, as the iteration stops early.
+        tolerance: Stop when no log(v_j / v_j') changes by as much in an iteration; `None` when, because of the
+            contraction, the iterations that remain can't change an assignment by more than 2e-6 (float64: 1e-15).
+            Every process takes the same decision, from two numbers read back from the device per iteration.
 
     Returns:
         `torch.Tensor` of shape `(..., batch, num_prototypes)`: assignments of the local rows, which sum to 1; float32
@@ -57,59 +65,105 @@ def mira_assignment(
         ValueError: If an argument is out of its range, or `scores` is empty or has fewer than two dimensions.
     """
     _check(scores, temperature, beta, num_iters, tolerance)
+    dtype = torch.promote_types(scores.dtype, torch.float32)
+    if tolerance is None:
+        tolerance = _smallest_change(beta, _PRECISION[dtype])
     with torch.autocast(device_type=scores.device.type, enabled=False):
-        dtype = torch.promote_types(scores.dtype, torch.float32)
-        logits = scores.to(dtype).flatten(end_dim=-3) if scores.ndim > 2 else scores.to(dtype).unsqueeze(0)
-        # The difference first: close to the maximum it is exact, where large logits would be rounded.
-        logits = (logits - logits.amax(dim=-1, keepdim=True)) / (temperature * (1.0 - beta))
+        problems = scores.flatten(end_dim=-3) if scores.ndim > 2 else scores.unsqueeze(0)
+        sharpness = 1.0 / (temperature * (1.0 - beta))
         # k, a = v^(-beta / (1 - beta)) and m = v^(1 / (1 - beta)) as in the docstring. The kernel is k with rows and
         # columns scaled; `shift` undoes the columns: k_ij ~ kernel_ij exp(shift_j), a_j k_ij ~ kernel_ij weights_j.
-        log_a = torch.zeros_like(logits[:, 0])
-        kernel, shift = _scaled_kernel(logits, log_a)
-        log_v: torch.Tensor | None = None
-        for _ in range(num_iters + 1):
-            weights = torch.exp(shift + log_a)
-            inverse_sums = _matvec(kernel, weights).reciprocal()
-            column_sums = all_reduce_sum_(_matvec(kernel.transpose(1, 2), inverse_sums))
+        kernel = torch.empty(problems.shape, dtype=dtype, device=scores.device)
+        # Vectors are float64: the rounding of a logarithm in float32 would look like a change, and never stop.
+        log_a = log_v = torch.zeros_like(kernel[:, 0], dtype=torch.float64)
+        shift, log_a_of_kernel = _fill_(kernel, problems, sharpness, None), log_a
+        for iteration in range(num_iters + 1):
+            largest = (shift + log_a).amax(dim=-1, keepdim=True)
+            weights = torch.exp(shift + log_a - largest)
+            column_sums = all_reduce_sum_(_column_sums(kernel, weights.to(dtype)).double())
             # Number of samples of all processes: sum_j m_j a_j with sums for the means in m.
             count = (column_sums * weights).sum(dim=-1, keepdim=True)
-            log_m = shift + column_sums.log() - count.log()
+            log_m = shift + column_sums.log() - largest - count.log()
             log_a = -beta * log_m
             previous, log_v = log_v, (1.0 - beta) * log_m
-            if beta > _LARGEST_BETA_OF_A_FIXED_KERNEL:
-                kernel, shift = _scaled_kernel(logits, log_a)
-            if tolerance is not None and previous is not None and (log_v - previous).abs().max().item() < tolerance:
+            change, moved = torch.stack([_spread(log_v - previous), _spread(log_a - log_a_of_kernel)]).tolist()
+            if moved > _LARGEST_RANGE:
+                shift, log_a_of_kernel = _fill_(kernel, problems, sharpness, log_a), log_a
+            if iteration > 0 and change < tolerance:
                 break
-        assignments = kernel * torch.exp(shift + log_a).unsqueeze(1)
-        assignments /= assignments.sum(dim=-1, keepdim=True)
-        return assignments.reshape(scores.shape)
+        weights = torch.exp(shift + log_a - (shift + log_a).amax(dim=-1, keepdim=True)).to(dtype)
+        for index, rows in _blocks(kernel):
+            block = kernel[index, rows].mul_(weights[index])
+            block /= block.sum(dim=1, keepdim=True)
+        return kernel.reshape(scores.shape)
 
 
-def _scaled_kernel(logits: torch.Tensor, log_weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Exponentials of `logits`, rows and then columns (over all processes) scaled by their largest weighted entry.
+def _smallest_change(beta: float, precision: float) -> float:
+    """Change of the ratios of v after which no assignment can change by more than `precision`.
+
+    All later changes of log(v_j / v_j') add up to at most beta / (1 - beta) times the last one, those of log a to
+    beta / (1 - beta) times as much, and W_i = softmax(log a + log k_i) changes by at most a quarter of that.
+    """
+    return 4.0 * precision * ((1.0 - beta) / beta) ** 2 if beta > 0.0 else float("inf")
+
+
+def _spread(vectors: torch.Tensor) -> torch.Tensor:
+    """Largest difference of two entries of the same row."""
+    return (vectors.amax(dim=-1) - vectors.amin(dim=-1)).max()
+
+
+def _blocks(kernel: torch.Tensor) -> Iterator[tuple[int, slice]]:
+    """Problems and ranges of rows, small enough for a CPU's cache; on a GPU all rows at once."""
+    num_problems, batch, num_prototypes = kernel.shape
+    size = max(1, _BLOCK_ELEMENTS // num_prototypes) if kernel.device.type == "cpu" else batch
+    for index in range(num_problems):
+        for start in range(0, batch, size):
+            yield index, slice(start, start + size)
+
+
+def _fill_(
+    kernel: torch.Tensor, scores: torch.Tensor, sharpness: float, log_weights: torch.Tensor | None
+) -> torch.Tensor:
+    """Exponentials of sharpness x scores, rows and then (global) columns scaled by their largest weighted entry.
 
     Args:
-        logits (`torch.Tensor` of shape `(problems, batch, num_prototypes)`): Local to this process.
-        log_weights (`torch.Tensor` of shape `(problems, num_prototypes)`): The same on every process.
+        kernel (`torch.Tensor` of shape `(problems, batch, num_prototypes)`): To be filled. Its entries are then at
+            most 1, and each row and column holds a 1.
+        scores (`torch.Tensor` of the same shape): Local to this process.
+        sharpness: > 0.
+        log_weights (`torch.Tensor` of shape `(problems, num_prototypes)`): float64, the same on every process;
+            `None` for 0.
 
     Returns:
-        `tuple` of the kernel of shape `(problems, batch, num_prototypes)`, whose entries are at most 1 and whose rows
-        and (global) columns each hold a 1, and the shift of shape `(problems, num_prototypes)`: up to a factor per
-        row, exp(logits_ij) is kernel_ij exp(shift_j). In a row, shift + log_weights is 0 where the 1 stands.
+        `torch.Tensor` of shape `(problems, num_prototypes)`: the shift. Up to a factor per row,
+        exp(sharpness scores_ij) is kernel_ij exp(shift_j); in a row, shift + log_weights is 0 where the 1 stands.
     """
-    weighted = logits + log_weights.unsqueeze(1)
-    weighted -= weighted.amax(dim=-1, keepdim=True)
-    column_maxima = all_reduce_max_(weighted.amax(dim=-2))
-    weighted -= column_maxima.unsqueeze(1)
-    return weighted.exp_(), column_maxima - log_weights
+    maxima = torch.full_like(kernel[:, 0], float("-inf"))
+    for index, rows in _blocks(kernel):
+        given, block = scores[index, rows].to(kernel.dtype), kernel[index, rows]
+        # The difference first: close to the maximum it is exact, where large logits would be rounded.
+        torch.sub(given, given.amax(dim=1, keepdim=True), out=block).mul_(sharpness)
+        if log_weights is not None:
+            block += log_weights[index]
+            block -= block.amax(dim=1, keepdim=True)
+        maxima[index] = torch.maximum(maxima[index], block.amax(dim=0))
+    all_reduce_max_(maxima)
+    for index, rows in _blocks(kernel):
+        # Below the smallest normal number of float32, exponentials and products would take ten times as long.
+        kernel[index, rows].sub_(maxima[index]).clamp_min_(-87.0).exp_()
+    return maxima.double() if log_weights is None else maxima - log_weights
 
 
-def _matvec(matrices: torch.Tensor, vectors: torch.Tensor) -> torch.Tensor:
-    """Products of `(problems, rows, columns)` and `(problems, columns)`.
+def _column_sums(kernel: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+    """sum_i kernel_ij / sum_j' kernel_ij' weights_j' for each problem and prototype; weights' shape.
 
-    One `mv` per problem instead of `bmm`, which a GPU may be allowed to compute in TF32.
+    By `mv`, which no GPU computes in TF32 as it may `bmm`.
     """
-    return torch.stack([torch.mv(matrix, vector) for matrix, vector in zip(matrices, vectors, strict=True)])
+    sums = torch.zeros_like(weights)
+    for index, rows in _blocks(kernel):
+        block = kernel[index, rows]
+        sums[index] += torch.mv(block.T, torch.mv(block, weights[index]).reciprocal_())
+    return sums
 
 
 def _check(scores: torch.Tensor, temperature: float, beta: float, num_iters: int, tolerance: float | None) -> None:

@@ -81,17 +81,24 @@ def all_gather_rows(tensor: torch.Tensor) -> torch.Tensor:
     Returns:
         `torch.Tensor` of shape `(rows of all processes, ...)`: in the order of the processes, the same on all of them.
     """
-    if not is_distributed():
-        return tensor
-    count = torch.tensor([len(tensor)], device=tensor.device)
-    counts = [torch.zeros_like(count) for _ in range(world_size())]
-    dist.all_gather(counts, count)
-    lengths = [int(length) for length in counts]
-    padded = tensor.new_zeros((max(lengths), *tensor.shape[1:]))
-    padded[: len(tensor)] = tensor
-    gathered = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(gathered, padded)
-    return torch.cat([rows[:length] for rows, length in zip(gathered, lengths, strict=True)])
+    return _gather_rows(tensor)[0] if is_distributed() else tensor
+
+
+def _gather_rows(tensor: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    """The rows of all processes, and how many each of them had; one look at the device."""
+    own = torch.full((), len(tensor), device=tensor.device)
+    counts = own.new_empty(world_size())
+    dist.all_gather(list(counts.unbind()), own)
+    lengths: list[int] = counts.tolist()
+    longest, even = max(lengths), len(set(lengths)) == 1
+    padded = tensor.contiguous() if even else tensor.new_zeros((longest, *tensor.shape[1:]))
+    if not even:
+        padded[: len(tensor)] = tensor
+    gathered = padded.new_empty((len(lengths), *padded.shape))
+    dist.all_gather(list(gathered.unbind()), padded)
+    if even:
+        return gathered.flatten(end_dim=1), lengths
+    return torch.cat([rows[:length] for rows, length in zip(gathered, lengths, strict=True)]), lengths
 
 
 def all_gather_objects(value: T) -> list[T]:
@@ -118,26 +125,31 @@ def broadcast_running_statistics_(module: torch.nn.Module) -> None:
             broadcast_(buffer)
 
 
+def _contiguous_copy(tensor: torch.Tensor) -> torch.Tensor:
+    """A copy to sum into. A gradient may come transposed; `clone` alone keeps that, and NCCL refuses such tensors."""
+    return tensor.clone(memory_format=torch.contiguous_format)
+
+
 class _AllReduceSum(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, tensor: torch.Tensor) -> torch.Tensor:
-        return all_reduce_sum_(tensor.clone())
+        return all_reduce_sum_(_contiguous_copy(tensor))
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return all_reduce_sum_(gradients[0].clone())
+        return all_reduce_sum_(_contiguous_copy(gradients[0]))
 
 
 class _AllGatherRows(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, tensor: torch.Tensor) -> torch.Tensor:
-        lengths = [int(length) for length in all_gather_rows(torch.tensor([len(tensor)], device=tensor.device))]
+        gathered, lengths = _gather_rows(tensor)
         context.own = slice(sum(lengths[: rank()]), sum(lengths[: rank() + 1]))
-        return all_gather_rows(tensor)
+        return gathered
 
     @staticmethod
     def backward(context: Any, *gradients: torch.Tensor) -> torch.Tensor:
-        return all_reduce_sum_(gradients[0].clone())[context.own]
+        return all_reduce_sum_(_contiguous_copy(gradients[0]))[context.own]
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:

@@ -23,14 +23,18 @@ __all__ = [
 
 # A chunk of similarities of a batch of 256 then takes 8 MB, which stays in the cache for top-k.
 _CHUNK_SIZE = 8192
+# With labels a chunk should hold few of them, so that few queries have to do with it.
+_LABELLED_CHUNK_SIZE = 1024
+# Top-k sees one number, the largest, of so many similarities.
+_BLOCK_SIZE = 8
 
 
 class Rows(Protocol):
-    """Something that is read slice by slice: a tensor, or a table put together only as it is read."""
+    """Something that is read by slices, or by row numbers: a tensor, or a table put together only as it is read."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, rows: slice, /) -> torch.Tensor: ...
+    def __getitem__(self, rows: slice | torch.Tensor, /) -> torch.Tensor: ...
 
 
 class Neighbors(NamedTuple):
@@ -59,12 +63,13 @@ def nearest_neighbors(
 ) -> Neighbors:
     """Find the `k` candidates most similar to each query, among those with the query's label if labels are given.
 
-    Takes the candidates in chunks with a running list of the best, so that besides the candidates themselves the
-    memory is batch x (chunk_size + k), however many candidates there are.
+    Exact. Takes the candidates in chunks with a running list of the best, so that besides the candidates themselves
+    the memory is about batch x (chunk_size + 20 k), however many candidates there are. With labels the time shrinks
+    as there are more of them: each query meets little more than the candidates of its own.
 
     A query with label -1 searches all candidates. A candidate with label -1 is found by such queries alone.
 
-    Of equally similar candidates `torch.topk` takes its pick: the same one whenever queries, candidates and
+    Of equally similar candidates any may be taken: the same ones whenever queries, candidates, labels and
     `chunk_size` are the same.
 
     Args:
@@ -74,7 +79,7 @@ def nearest_neighbors(
         k: Number of neighbours, >= 1. There are fewer where there are fewer candidates.
         query_labels (`torch.Tensor` of shape `(batch,)`, *optional*): Labels of the queries, int64.
         candidate_labels (`Rows` of shape `(candidates,)`, *optional*): Labels of the candidates, int64.
-        chunk_size: Candidates per product, >= 1.
+        chunk_size: Candidates per product at most, >= 1.
 
     Returns:
         [`Neighbors`]: of shape `(batch, k)`.
@@ -88,24 +93,87 @@ def nearest_neighbors(
         raise ValueError("`query_labels` and `candidate_labels` go together: give both or none")
     with torch.autocast(queries.device.type, enabled=False):
         queries = queries.float()
-        best = queries.new_empty(len(queries), 0)
-        best_rows = torch.empty(len(queries), 0, dtype=torch.int64, device=queries.device)
-        for start in range(0, len(candidates), chunk_size):
-            chunk = slice(start, start + chunk_size)
-            similarities = queries @ candidates[chunk].float().T
-            if query_labels is not None and candidate_labels is not None:
-                differs = query_labels.unsqueeze(1) != candidate_labels[chunk]
-                similarities.masked_fill_(differs & query_labels.ge(0).unsqueeze(1), -torch.inf)
-            found, rows = similarities.topk(min(k, similarities.shape[1]))
-            # Most similar of the list so far and of the chunk.
-            best = torch.cat([best, found], dim=1)
-            best_rows = torch.cat([best_rows, rows + start], dim=1)
-            best, order = best.topk(min(k, best.shape[1]))
-            best_rows = best_rows.gather(1, order)
-    missing = k - best.shape[1]
-    best, best_rows = F.pad(best, (0, missing), value=-torch.inf), F.pad(best_rows, (0, missing))
+        if query_labels is None or candidate_labels is None:
+            best, rows = _search_all(queries, candidates, k, chunk_size)
+        else:
+            order = query_labels.argsort()
+            best, rows = _search_labels(
+                queries[order], query_labels[order], candidates, candidate_labels[:], k, chunk_size
+            )
+            back = order.argsort()
+            best, rows = best[back], rows[back]
     exists = best > -torch.inf
-    return Neighbors(best_rows.masked_fill(~exists, 0), best, exists)
+    return Neighbors(rows.masked_fill(~exists, 0), best, exists)
+
+
+def _search_all(queries: torch.Tensor, candidates: Rows, k: int, chunk_size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Similarities and rows of the best candidates, `(batch, k)`; where there are too few, -inf and any row.
+
+    Top-k costs a third of the product that it follows. So it looks for the blocks with the largest maxima first: the k
+    largest of a row are in k of them.
+    """
+    best, rows = _nothing_found(queries, k)
+    num_blocks = -(-min(chunk_size, len(candidates)) // _BLOCK_SIZE)
+    similarities = queries.new_empty(len(queries), _BLOCK_SIZE * num_blocks)
+    # Block number j is made of every num_blocks-th column from j on, which is the fastest way to find its maximum.
+    members = num_blocks * torch.arange(_BLOCK_SIZE, device=queries.device).unsqueeze(1)
+    for start in range(0, len(candidates), chunk_size):
+        chunk = candidates[start : start + chunk_size].float()
+        torch.mm(queries, chunk.T, out=similarities[:, : len(chunk)])
+        similarities[:, len(chunk) :] = -torch.inf
+        maxima = similarities.view(len(queries), _BLOCK_SIZE, num_blocks).amax(dim=1)
+        blocks = maxima.topk(min(k, num_blocks), sorted=False).indices
+        columns = (members + blocks.unsqueeze(1)).flatten(1)
+        best, rows = _better(best, rows, similarities.gather(1, columns), columns + start)
+    return best, rows
+
+
+def _search_labels(
+    queries: torch.Tensor,
+    labels: torch.Tensor,
+    candidates: Rows,
+    candidate_labels: torch.Tensor,
+    k: int,
+    chunk_size: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `_search_all`, for queries in the order of their labels, each among the candidates with its label.
+
+    The candidates are taken in the order of their labels, too. Then the queries that have to do with a chunk of them
+    are neighbours themselves, and few.
+    """
+    best, rows = _nothing_found(queries, k)
+    free = int((labels < 0).sum())
+    if free:
+        best[:free], rows[:free] = _search_all(queries[:free], candidates, k, chunk_size)
+    wanted = torch.isin(candidate_labels, labels[free:]).nonzero().flatten()
+    wanted = wanted[candidate_labels[wanted].argsort()]
+    their_labels = candidate_labels[wanted]
+    size = min(chunk_size, _LABELLED_CHUNK_SIZE)
+    starts = torch.arange(0, len(wanted), size, device=wanted.device)
+    first = torch.searchsorted(labels, their_labels[starts])
+    after = torch.searchsorted(labels, their_labels[(starts + size).clamp_max(len(wanted)) - 1], right=True)
+    for start, *ends in torch.stack([starts, first, after], dim=1).tolist():
+        chunk, own = slice(start, start + size), slice(*ends)
+        similarities = queries[own] @ candidates[wanted[chunk]].float().T
+        similarities.masked_fill_(labels[own].unsqueeze(1) != their_labels[chunk], -torch.inf)
+        numbers = wanted[chunk].expand_as(similarities)
+        best[own], rows[own] = _better(best[own], rows[own], similarities, numbers)
+    return best, rows
+
+
+def _nothing_found(queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return (
+        queries.new_full((len(queries), k), -torch.inf),
+        torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device),
+    )
+
+
+def _better(
+    best: torch.Tensor, rows: torch.Tensor, similarities: torch.Tensor, numbers: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best so far and some more candidates, cut to the best, nearest first."""
+    kept, order = torch.cat([best, similarities], dim=1).topk(best.shape[1])
+    return kept, torch.cat([rows, numbers], dim=1).gather(1, order)
 
 
 @torch.no_grad()

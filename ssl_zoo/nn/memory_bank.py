@@ -32,7 +32,7 @@ class UpdatedColumn:
     """A column as it'll be once some rows are written to the bank, while the bank stays as it is.
 
     Only the chunks that are asked for are copied, and only if they hold pending rows. `len()` counts the entries that
-    are filled; they are the first ones.
+    are filled; they are the first ones. Indexed by a tensor of numbers it gives what `take` gives.
 
     Args:
         stored (`torch.Tensor` of shape `(size, ...)`): The bank's column.
@@ -49,38 +49,39 @@ class UpdatedColumn:
     def __len__(self) -> int:
         return self.num_filled
 
-    def __getitem__(self, rows: slice) -> torch.Tensor:
+    def __getitem__(self, rows: slice | torch.Tensor) -> torch.Tensor:
+        if isinstance(rows, torch.Tensor):
+            return self.take(rows)
         start, stop, _ = rows.indices(self.num_filled)
         part, copied = self.stored[start:stop], False
-        for first, last, offset in self._pieces():
+        for first, last, offset in _pieces(len(self.stored), self.position, len(self.pending)):
             low, high = max(start, first), min(stop, last)
             if low < high:
                 part, copied = part if copied else part.clone(), True
                 part[low - start : high - start] = self.pending[offset + low - first : offset + high - first]
         return part
 
-    def _pieces(self) -> Iterator[tuple[int, int, int]]:
-        """Slots of the pending rows as (first, last + 1, number of the pending row in `first`)."""
-        size, count = len(self.stored), len(self.pending)
-        before_end = min(count, size - self.position)
-        yield self.position, self.position + before_end, 0
-        yield 0, count - before_end, before_end
-
     def take(self, rows: torch.Tensor) -> torch.Tensor:
         """Entries by number, of shape `(*rows.shape, ...)`."""
         taken = self.stored[rows]
-        if len(self.pending) == 0:
-            return taken
         number = (rows - self.position) % len(self.stored)
-        is_pending = (number < len(self.pending)).view(*rows.shape, *[1] * (taken.ndim - rows.ndim))
-        return torch.where(is_pending, self.pending[number.clamp_max(len(self.pending) - 1)], taken)
+        is_pending = number < len(self.pending)
+        taken[is_pending] = self.pending[number[is_pending]]
+        return taken
 
     def age(self, rows: torch.Tensor) -> torch.Tensor:
         """How many rows were written after these entries, of the shape of `rows`; 0 for the newest."""
         return (self.position + len(self.pending) - 1 - rows) % len(self.stored)
 
 
-def _empty_column(size: int, column: Column) -> torch.Tensor:
+def _pieces(size: int, position: int, count: int) -> Iterator[tuple[int, int, int]]:
+    """Slots of `count` rows, round the end of a bank, as (first, last + 1, number of the row in `first`)."""
+    before_end = min(count, size - position)
+    yield position, position + before_end, 0
+    yield 0, count - before_end, before_end
+
+
+def empty_column(size: int, column: Column) -> torch.Tensor:
     """A column of a bank without rows, `(size, *column.shape)`; one of zeros takes memory as rows are written to it.
 
     `torch.zeros` writes its zeros, and a bank of a million embeddings is 2 GB that a loaded model may never use. Fresh
@@ -129,7 +130,7 @@ class MemoryBank(nn.Module):
             **(columns or {}),
         }
         for name, column in self.columns.items():
-            self.register_buffer(name, _empty_column(size, column))
+            self.register_buffer(name, empty_column(size, column))
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
         self.register_buffer("num_filled", torch.zeros((), dtype=torch.int64))
 
@@ -160,9 +161,9 @@ class MemoryBank(nn.Module):
         """
         kept, start, num_filled = self._place(rows)
         count = len(kept["embeddings"])
-        slots = (start + torch.arange(count, device=self.position.device)) % self.size
-        for name in self.columns:
-            getattr(self, name)[slots] = kept[name]
+        for first, last, offset in _pieces(self.size, start, count):
+            for name in self.columns:
+                getattr(self, name)[first:last] = kept[name][offset : offset + last - first]
         self.position.fill_((start + count) % self.size)
         self.num_filled.fill_(num_filled)
 

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from ssl_zoo.data.labelled import LabelledSubset, SupportSampler, choose_labelled
 from ssl_zoo.data.source import ImageSource
-from ssl_zoo.data.views import MultiView
+from ssl_zoo.data.views import MultiView, ViewsConfig
 from ssl_zoo.models.modeling_base import SSLForPreTraining
 from ssl_zoo.models.registry import pretraining_class_of
 from ssl_zoo.training.config import RecipeError
@@ -47,13 +47,19 @@ def create_support(
     return SupportSampler(
         source,
         labelled,
-        MultiView(replace(recipe.views, global_crops=1, local_crops=0)),
+        MultiView(_support_views(recipe)),
         num_classes=num_classes,
         images_per_class=images_per_class,
         seed=recipe.train.seed,
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
     )
+
+
+def _support_views(recipe: Recipe) -> ViewsConfig:
+    """One global view, complete: only the views of a batch itself are changed on the device."""
+    backend = "fast" if recipe.views.backend == "device" else recipe.views.backend
+    return replace(recipe.views, global_crops=1, local_crops=0, backend=backend)
 
 
 def build_model(

@@ -95,7 +95,9 @@ class TrainConfig:
         None, "refuse to start unless exactly this many processes run; null = any number that divides the batch"
     )
     compile: bool = key(False, "torch.compile the model; slow to start, and slower on most CPUs")
-    channels_last: bool | None = key(None, "channels-last memory format; null = on CUDA only")
+    channels_last: bool | None = key(
+        None, "channels-last memory format; null = yes, but on a CPU not in wide layers of few pixels"
+    )
     trackers: list[str] = field(
         default_factory=lambda: ["tensorboard"],
         metadata={"help": "where Accelerate logs: tensorboard, wandb, ...; [] = metrics.jsonl only"},

@@ -43,37 +43,19 @@ def train(recipe: Recipe) -> Path:
     """
     session = open_session(recipe)
     config, plan, accelerator = recipe.train, session.plan, session.accelerator
-    core, model = session.core, session.model
+    core = session.core
     watchdog = Watchdog(core)
     batches: Iterator[Batch] = iter(session.loader)
-    model.train()
+    session.model.train()
     with StopSignals() as signals, session.log as log:
         while session.step < plan.stop_step:
-            epoch, progress = session.step / plan.steps_per_epoch, session.step / plan.total_steps
-            rate = learning_rate(recipe.optim, plan, session.step)
-            set_learning_rate(session.optimizer, rate)
             step = session.step + 1
             logged = step == 1 or step % config.log_every_steps == 0 or step == plan.stop_step
-            seen = session.step * config.global_batch_size
-            if news := core.before_step(session.passes, images_seen=seen, epoch=epoch, progress=progress):
+            seen, now = session.step * config.global_batch_size, session.now()
+            if news := core.before_step(session.passes, images_seen=seen, **now):
                 log.metrics(step, news)
-            outputs = []
             micro_batches = list(islice(batches, accelerator.gradient_accumulation_steps))
-            for batch in micro_batches:
-                with accelerator.accumulate(model):
-                    output = model(**session.to_device(batch), progress=progress, epoch=epoch, diagnostics=logged)
-                    accelerator.backward(output.loss)
-                    if accelerator.sync_gradients:
-                        if recipe.optim.clip_grad_norm is not None:
-                            accelerator.clip_grad_norm_(model.parameters(), recipe.optim.clip_grad_norm)
-                        core.before_optimizer_step(epoch=epoch)
-                    session.optimizer.step()
-                    session.optimizer.zero_grad()
-                outputs.append(output)
-            if not accelerator.optimizer_step_was_skipped:
-                core.update_state(outputs, progress=step / plan.total_steps, epoch=step / plan.steps_per_epoch)
-            session.consume(micro_batches)
-            session.step = step
+            outputs = train_step(session, micro_batches, diagnostics=logged)
 
             # One small all-reduce a step: every process learns the mean loss and takes the same decisions.
             local = torch.stack([output.loss.detach().float() for output in outputs])
@@ -83,7 +65,8 @@ def train(recipe: Recipe) -> Path:
             if not math.isfinite(loss):
                 raise NonFiniteLossError(_diverged(session, f"the loss became {loss} at step {step}"))
             if logged:
-                metrics = {"loss": loss, "learning_rate": rate, "epoch": step / plan.steps_per_epoch}
+                rate = session.optimizer.param_groups[0]["lr"]
+                metrics = {"loss": loss, "learning_rate": rate, "epoch": session.now()["epoch"]}
                 metrics |= _scalars(session, outputs[-1])
                 metrics["effective_rank"] = effective_rank(outputs[-1].embeddings)
                 log.metrics(step, metrics)
@@ -100,6 +83,39 @@ def train(recipe: Recipe) -> Path:
                     raise StoppedError(f"stopped at step {step} of {plan.stop_step}; '{checkpoint}' is complete")
         session.save_model()
     return session.run
+
+
+def train_step(session: Session, batches: list[Batch], *, diagnostics: bool) -> list[Any]:
+    """Do one step of the optimiser, and of the state that isn't trained by gradients.
+
+    Args:
+        session (`Session`): Moves on by one step.
+        batches (list of `Batch`): This process's micro-batches, as many as the plan has accumulation steps.
+        diagnostics (`bool`): Whether the outputs are to hold more than the loss.
+
+    Returns:
+        What the model's `forward` returned, one entry for each micro-batch.
+    """
+    recipe, accelerator, core, model = session.recipe, session.accelerator, session.core, session.model
+    now = session.now()
+    set_learning_rate(session.optimizer, learning_rate(recipe.optim, session.plan, session.step))
+    outputs = []
+    for batch in batches:
+        with accelerator.accumulate(model):
+            output = model(**session.to_device(batch), **now, diagnostics=diagnostics)
+            accelerator.backward(output.loss)
+            if accelerator.sync_gradients:
+                if recipe.optim.clip_grad_norm is not None:
+                    accelerator.clip_grad_norm_(model.parameters(), recipe.optim.clip_grad_norm)
+                core.before_optimizer_step(epoch=now["epoch"])
+            session.optimizer.step()
+            session.optimizer.zero_grad()
+        outputs.append(output)
+    session.consume(batches)
+    session.step += 1
+    if not accelerator.optimizer_step_was_skipped:
+        core.update_state(outputs, **session.now())
+    return outputs
 
 
 def _scalars(session: Session, output: Any) -> dict[str, float]:

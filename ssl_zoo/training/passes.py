@@ -42,9 +42,10 @@ class TrainingPasses:
         data = self._recipe.data
         # Training counts and names corrupt rows when it meets them; here only too many of them matter.
         corrupt = CorruptCounter(self._source, max_share=data.max_corrupt_share, quiet=True)
+        transform = MultiView(self._recipe.views)
         loader = make_loader(
             self._source,
-            MultiView(self._recipe.views),
+            transform,
             batch_size=self._batch_size,
             seed=self._recipe.train.seed + 2**20 * (1 + seed),  # views and order unlike those of training
             shuffle_buffer=data.shuffle_buffer,
@@ -68,7 +69,7 @@ class TrainingPasses:
                 if last is None:
                     raise ValueError(f"'{self._source.path}' has too few rows for {world_size()} processes")
                 ids = last.sample_ids if batch is not None else torch.full_like(last.sample_ids, -1)
-                views = [view.to(self._device, memory_format=self._memory_format) for view in last.views]
+                views = transform.to_device(last, self._device, memory_format=self._memory_format).views
                 if len(ids) == 1:  # batch norm can't learn from a single row: it is given twice, and counts once
                     ids = torch.cat([ids, torch.full_like(ids, -1)])
                     views = [view.repeat(2, 1, 1, 1) for view in views]

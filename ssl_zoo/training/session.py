@@ -18,11 +18,12 @@ from ssl_zoo.data.stream import Batch, CorruptCounter, ReadPosition, make_loader
 from ssl_zoo.data.views import MultiView
 from ssl_zoo.functional.distributed import broadcast_running_statistics_
 from ssl_zoo.models.modeling_base import SSLForPreTraining
+from ssl_zoo.nn.layout import use_channels_last
 from ssl_zoo.training.build import create_support, fit_model
 from ssl_zoo.training.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from ssl_zoo.training.config import RecipeError
 from ssl_zoo.training.log import RunLog
-from ssl_zoo.training.optim import create_optimizer
+from ssl_zoo.training.optim import create_optimizer, lay_out_state_
 from ssl_zoo.training.passes import TrainingPasses
 from ssl_zoo.training.plan import Plan, derive_plan
 from ssl_zoo.training.processes import create_accelerator
@@ -64,6 +65,7 @@ class Session:
     core: SSLForPreTraining
     model: nn.Module
     optimizer: Any
+    transform: MultiView
     loader: DataLoader[Batch]
     position: ReadPosition
     corrupt: CorruptCounter
@@ -76,14 +78,18 @@ class Session:
     def to_device(self, batch: Batch) -> dict[str, Any]:
         """Move a batch to this process's device, as keyword arguments of `SSLForPreTraining.forward`."""
         device = self.accelerator.device
-        values: dict[str, Any] = {"sample_ids": batch.sample_ids, "labels": batch.labels}
+        placed = self.transform.to_device(batch, device, memory_format=self.memory_format)
+        values: dict[str, Any] = {"views": placed.views, "sample_ids": placed.sample_ids, "labels": placed.labels}
         if self.labelled is not None:
-            values["known_labels"] = self.labelled.known_labels[batch.sample_ids]
-        if batch.support is not None:
-            values["support_views"], values["support_labels"] = batch.support
-        values = {name: value.to(device, non_blocking=True) for name, value in values.items()}
-        views = [view.to(device, memory_format=self.memory_format, non_blocking=True) for view in batch.views]
-        return {"views": views, **values}
+            values["known_labels"] = self.labelled.known_labels[batch.sample_ids].to(device, non_blocking=True)
+        if placed.support is not None:
+            values["support_views"], values["support_labels"] = placed.support
+        return values
+
+    def now(self) -> dict[str, float]:
+        """How far the training is: `epoch`, passes over the data done, and `progress`, share of the steps done."""
+        plan = self.plan
+        return {"epoch": self.step / plan.steps_per_epoch, "progress": self.step / plan.total_steps}
 
     def consume(self, batches: list[Batch]) -> None:
         """Note that these batches were trained on: a continued run starts after them.
@@ -164,14 +170,18 @@ def open_session(recipe: Recipe) -> Session:
     accelerator.gradient_accumulation_steps = plan.accumulation_steps
 
     on_gpu = accelerator.device.type == "cuda"
-    channels_last = on_gpu if train.channels_last is None else train.channels_last
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    nn.Module.to(core, memory_format=memory_format)
+    memory_format = torch.contiguous_format
+    if train.channels_last is not False:
+        memory_format = torch.channels_last
+        small_maps_apart = not on_gpu and train.channels_last is None
+        for backbone in (module for module in core.children() if hasattr(module, "forward_features")):
+            use_channels_last(backbone, image_size=recipe.views.global_size if small_maps_apart else None)
     if on_gpu and accelerator.num_processes > 1:
         core = nn.SyncBatchNorm.convert_sync_batchnorm(core)
     if train.compile:
         core.compile()
-    model, optimizer = accelerator.prepare(core, create_optimizer(core, recipe.optim))
+    fused = accelerator.scaler is None
+    model, optimizer = accelerator.prepare(core, create_optimizer(core, recipe.optim, fused=fused))
     set_seed(train.seed, device_specific=True)
 
     step, position = 0, ReadPosition.start(recipe.data.num_workers)
@@ -179,12 +189,14 @@ def open_session(recipe: Recipe) -> Session:
     checkpoint = find_checkpoint(run / "checkpoints", train.resume)
     if checkpoint is not None:
         state = load_checkpoint(accelerator, checkpoint)
+        lay_out_state_(optimizer)
         step, own = state.step, state.processes[accelerator.process_index]
         position.load_state_dict(own["data"])
         corrupt.num_rows, corrupt.num_corrupt = own["counted"]["num_rows"], own["counted"]["num_corrupt"]
+    transform = MultiView(recipe.views)
     loader = make_loader(
         source,
-        MultiView(recipe.views),
+        transform,
         batch_size=plan.micro_batch_size,
         seed=train.seed,
         shuffle_buffer=recipe.data.shuffle_buffer,
@@ -221,6 +233,7 @@ def open_session(recipe: Recipe) -> Session:
         core=core,
         model=model,
         optimizer=optimizer,
+        transform=transform,
         loader=loader,
         position=position,
         corrupt=corrupt,

@@ -21,8 +21,9 @@ def row_image(row: int, *, size: int = 8) -> Image.Image:
 
 
 def row_of(pixels: Any) -> int:
-    """The row number of one view `(3, H, W)` with pixels from 0 to 1."""
-    red, green, _ = np.rint(np.asarray(pixels)[:, 0, 0] * 255).astype(int)
+    """The row number of one view `(3, H, W)`, of 8 bits or with pixels from 0 to 1."""
+    values = np.asarray(pixels)[:, 0, 0]
+    red, green, _ = (values if values.dtype == np.uint8 else np.rint(values * 255)).astype(int)
     return int(red + 256 * green)
 
 

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from tqdm import tqdm
 
+from ssl_zoo.evaluation.frozen import knn
 from ssl_zoo.evaluation.frozen.knn import WeightedKnn
 
 
@@ -70,16 +72,40 @@ def test_chunks_change_nothing(query_chunk, bank_chunk):
 
 def test_memory_is_bounded_by_the_chunks(monkeypatch):
     bank, labels, queries, _ = random_problem(num_bank=500, num_queries=400)
-    largest, topk = [], torch.Tensor.topk
+    products, mm = [], torch.mm
 
-    def watching(tensor, *arguments, **options):
-        largest.append(tensor.numel())
-        return topk(tensor, *arguments, **options)
+    def watching(left, right, *, out):
+        products.append((len(left), right.shape[1], out.untyped_storage().data_ptr()))
+        return mm(left, right, out=out)
 
-    monkeypatch.setattr(torch.Tensor, "topk", watching)
+    monkeypatch.setattr(torch, "mm", watching)
     WeightedKnn(bank, labels, query_chunk=32, bank_chunk=64).predict(queries, k=20)
-    assert max(largest) == 32 * (64 + 20)
-    assert len(largest) == 13 * 8
+    assert len(products) == 13 * 8
+    assert max(queries for queries, _, _ in products) == 32
+    assert max(rows for _, rows, _ in products) == 64
+    assert len({memory for _, _, memory in products[: 4 * 8]}) == 1, "similarities of one block share their memory"
+
+
+@pytest.mark.parametrize("order", ["random", "by class", "near ones last", "near ones first"])
+@pytest.mark.parametrize("k", [1, 20, 200])
+def test_the_filter_loses_none_of_the_nearest(order, k):
+    """Chunks of many blocks: the k-th best block maximum and the k-th nearest so far bound what is looked at."""
+    bank, labels, queries, _ = random_problem(num_bank=7000, num_queries=40)
+    bank = torch.cat([bank[:3000], bank])  # each of these twice: ties between rows far apart
+    labels = torch.cat([(labels[:3000] + 1) % 7, labels])
+    if order != "random":
+        nearness = torch.nn.functional.normalize(bank) @ queries[0]
+        rank = {"by class": labels, "near ones last": nearness, "near ones first": -nearness}[order].argsort(
+            stable=True
+        )
+        bank, labels = bank[rank], labels[rank]
+    classifier = WeightedKnn(bank, labels, bank_chunk=4096)
+    assert torch.equal(classifier.predict(queries, k=k), brute_force(bank, labels, queries, k=k, temperature=0.07))
+    unit = torch.nn.functional.normalize(queries.double()) @ torch.nn.functional.normalize(bank.double()).T
+    similarities, rows = classifier._neighbors(queries, k, tqdm(disable=True))
+    torch.testing.assert_close(similarities.double(), unit.topk(k).values, rtol=0, atol=1e-6)
+    torch.testing.assert_close(unit.gather(1, rows), similarities.double(), rtol=0, atol=1e-6)
+    assert all(len(found.unique()) == k for found in rows)
 
 
 @pytest.mark.parametrize("bank_chunk", [1, 3, 1000])
@@ -90,6 +116,13 @@ def test_of_equally_similar_rows_the_first_of_the_bank_count(bank_chunk):
     assert WeightedKnn(bank, labels, bank_chunk=bank_chunk).predict(queries, k=1).tolist() == [0] * 4
     # Among 3 equal votes the lowest class wins.
     assert WeightedKnn(bank, 9 - labels, bank_chunk=bank_chunk).predict(queries, k=3).tolist() == [7] * 4
+
+
+def test_rounding_errors_of_a_product_do_not_order_neighbors():
+    similarities = torch.zeros(1, 256)
+    similarities[0, 10], similarities[0, 200] = 0.5, 0.5 + 2.0**-24
+    key = knn._merge(torch.full((1, 1), knn._NO_KEY), similarities, start=0, k=1)
+    assert knn._LAST_ROW - (key & knn._LAST_ROW) == 10
 
 
 def test_perfect_and_chance():

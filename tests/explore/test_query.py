@@ -139,7 +139,7 @@ def test_views_are_the_same_for_the_same_seed(made):
     for each in first.landings:
         assert each.picture.size == (SIZE, SIZE)
         # What is shown is what the model saw.
-        seen = made.model.view.stack([[np.asarray(each.picture)]])[0]
+        seen = made.model.view.normalise(torch.from_numpy(np.array(each.picture)).permute(2, 0, 1)[None])
         features, scores = made.model.look(seen)
         assert each.cluster == int(scores[0, 0].argmax())
         assert each.probability == pytest.approx(float(scores[0, 0].exp().max()), rel=1e-4)

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
-from ssl_zoo.functional.moments import Moments, batch_moments, combine_moments
+from ssl_zoo.functional.moments import Moments, batch_moments, combine_moments, unit_rows
 from tests.two_processes import run_in_two_processes
 
 
@@ -47,6 +48,37 @@ def test_parts_combine_to_the_whole() -> None:
 def test_one_part_is_the_whole() -> None:
     whole = Moments(_rows(3), _rows(3, 3))
     assert all(torch.equal(*pair) for pair in zip(combine_moments([whole]), whole, strict=True))
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 10, 16])
+def test_widths_that_do_not_divide_evenly_have_whole_symmetric_covariances(width: int) -> None:
+    rows = _rows(2, 7, width)
+    found = batch_moments(rows).covariance
+    centred = rows - rows.mean(dim=1, keepdim=True)
+    torch.testing.assert_close(found, torch.einsum("nbi,nbj->nij", centred, centred) / 7, rtol=0, atol=1e-14)
+
+
+def test_rows_are_taken_in_a_higher_precision_with_a_gradient_in_their_own() -> None:
+    rows = _rows(2, 9, 6, offset=3.0).float().requires_grad_()
+    reference = rows.detach().double().requires_grad_()
+    moments = batch_moments(rows, dtype=torch.float64)
+    mean = reference.mean(dim=1)
+    centred = reference - mean.unsqueeze(1)
+    covariance = centred.mT @ centred / 9
+    torch.testing.assert_close(moments.covariance, covariance, rtol=0, atol=1e-14)
+    weights = _rows(2, 6, 6)  # not symmetric
+    for found in (moments, Moments(mean, covariance)):
+        ((found.covariance * weights).sum() + found.mean.sin().sum()).backward()
+    assert rows.grad is not None
+    assert reference.grad is not None
+    torch.testing.assert_close(rows.grad, reference.grad.float(), rtol=1e-5, atol=1e-6)
+
+
+def test_unit_rows_are_normalize_with_its_gradient() -> None:
+    rows = _rows(2, 5, 3)
+    torch.testing.assert_close(unit_rows(rows), F.normalize(rows, dim=-1), rtol=0, atol=1e-15)
+    assert torch.autograd.gradcheck(unit_rows, rows.requires_grad_())
+    assert torch.equal(unit_rows(torch.zeros(2, 3)), torch.zeros(2, 3))
 
 
 def test_vectors_are_refused() -> None:

@@ -69,6 +69,32 @@ def test_fewer_candidates_than_neighbours_are_marked():
     assert none.rows.shape == (3, 2)
 
 
+@pytest.mark.parametrize("order", ["together", "apart", "in every 13th place"])
+def test_the_nearest_are_found_wherever_they_lie(order):
+    """The search looks at maxima of blocks: neighbours may share one, or have one each."""
+    angles = torch.linspace(0, 3, 104)
+    candidates, queries = torch.stack([angles.cos(), angles.sin()], dim=1), torch.tensor([[1.0, 0.0]])
+    place = {
+        "together": torch.arange(104),
+        "apart": torch.randperm(104),
+        "in every 13th place": torch.arange(104).view(13, 8).T.flatten().argsort(),
+    }[order]
+    for k in (1, 8, 9, 13, 40, 104):
+        found = nearest_neighbors(queries, candidates[place], k=k)
+        assert place[found.rows[0]].tolist() == list(range(k))
+
+
+def test_more_labels_than_fit_in_a_chunk_and_queries_without_one():
+    """Queries of every class, of none, and of one that no candidate has; candidates in more than one chunk."""
+    queries, candidates = unit(40, 8), unit(5000, 8, seed=1)
+    query_labels, candidate_labels = torch.arange(40) % 14 - 1, torch.arange(5000).flip(0) % 12 - 1
+    found = nearest_neighbors(queries, candidates, k=5, query_labels=query_labels, candidate_labels=candidate_labels)
+    allowed = (query_labels[:, None] == candidate_labels) & (candidate_labels >= 0) | (query_labels[:, None] < 0)
+    for row, expected in enumerate(brute_force(queries, candidates, allowed)):
+        assert found.rows[row][found.found[row]].tolist() == expected[:5]
+    assert found.found[query_labels == 12].sum() == 0
+
+
 def test_an_entry_itself_is_its_nearest():
     candidates = unit(300, 4)
     rows = torch.tensor([0, 17, 299])

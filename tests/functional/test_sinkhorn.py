@@ -11,8 +11,8 @@ import pytest
 import scipy.optimize
 import torch
 
-import ssl_zoo.functional.sinkhorn as sinkhorn_module
-from ssl_zoo.functional import sinkhorn_labels, sinkhorn_solve
+import ssl_zoo.functional.sinkhorn_kernel as kernel_module
+from ssl_zoo.functional import SinkhornSolution, sinkhorn_labels, sinkhorn_solve
 from tests.two_processes import run_in_two_processes
 
 
@@ -71,23 +71,32 @@ def test_agrees_with_the_log_domain_iteration(dtype, strength):
     assert torch.equal(solution.labels, expected.argmax(dim=1))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("tolerance", [10.0, 0.1, 1e-3, 1e-6])
-def test_stops_at_the_first_check_below_the_tolerance(tolerance):
+@pytest.mark.parametrize("max_kernel_bytes", [0, 2**29])
+def test_the_error_is_within_the_tolerance_and_bounds_the_authors(tolerance, dtype, max_kernel_bytes):
+    log_p = log_probabilities(300, 9).to(dtype)
+    solution = sinkhorn_solve(log_p, strength=10.0, tolerance=tolerance, max_kernel_bytes=max_kernel_bytes)
+    assert solution.converged
+    assert solution.error < tolerance
+    # One plain step further from the solution: what the authors compare, with its own sums.
+    power, log_r = 10.0 * log_p.double(), solution.column_potentials
+    log_c = -torch.logsumexp(power + log_r, dim=1, keepdim=True)
+    next_r = -torch.logsumexp(power + log_c, dim=0)
+    next_c = -torch.logsumexp(power + next_r - next_r.mean() + log_r.mean(), dim=1, keepdim=True)
+    ratio = (log_c - next_c - (log_c - next_c).mean()).exp()
+    rounding = 1e-9 if dtype == torch.float64 else 300 * 1e-8  # of the kernel
+    assert float((ratio - 1).abs().sum()) < tolerance * (1 + 1e-6) + rounding
+
+
+def test_it_needs_far_fewer_iterations_than_the_plain_ones():
     log_p = log_probabilities(300, 9)
     num_iters, error = 0, math.inf
-    while error >= tolerance:
+    while error >= 1e-3:
         num_iters += 10
         before, now = (log_domain_reference(log_p, 10.0, iters)[1] for iters in (num_iters - 1, num_iters))
         error = float(((before - now).exp() - 1).abs().sum())  # c / c_new
-    solution = sinkhorn_solve(log_p, strength=10.0, tolerance=tolerance)
-    assert solution.num_iters == num_iters
-    assert solution.error == pytest.approx(error, rel=1e-4)
-
-
-def test_checks_only_as_often_as_it_is_told():
-    log_p = log_probabilities(300, 9)
-    assert sinkhorn_solve(log_p, strength=10.0, tolerance=1e9, check_every=7).num_iters == 7
-    assert sinkhorn_solve(log_p, strength=10.0, tolerance=1e9).num_iters == 10
+    assert sinkhorn_solve(log_p, strength=10.0, tolerance=1e-3).num_iters < num_iters / 2
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -228,16 +237,20 @@ def test_more_clusters_than_samples():
     assert labels.unique().numel() == 5
 
 
+def centred(solution: SinkhornSolution) -> torch.Tensor:
+    """Potentials without the constant that they are known up to."""
+    return solution.column_potentials - solution.column_potentials.mean()
+
+
 @pytest.mark.parametrize(
     "options", [{"chunk_rows": 7}, {"max_kernel_bytes": 0}, {"chunk_rows": 64, "max_kernel_bytes": 0}]
 )
 def test_chunks_and_recomputed_exponentials_change_nothing(options):
     log_p = log_probabilities(300, 9).float()
-    plain = sinkhorn_solve(log_p, strength=100.0)
-    other = sinkhorn_solve(log_p, strength=100.0, **options)
+    plain = sinkhorn_solve(log_p, strength=100.0, tolerance=1e-5)
+    other = sinkhorn_solve(log_p, strength=100.0, tolerance=1e-5, **options)
     assert torch.equal(other.labels, plain.labels)
-    assert other.num_iters == plain.num_iters
-    torch.testing.assert_close(other.column_potentials, plain.column_potentials, rtol=0, atol=1e-9)
+    torch.testing.assert_close(centred(other), centred(plain), rtol=0, atol=1e-3)
 
 
 def test_the_argument_is_not_changed():
@@ -263,27 +276,27 @@ def test_reductions_are_as_small_as_the_clusters(monkeypatch, strength):
             largest[name] = max(largest[name], tensor.numel())
             return tensor
 
-        monkeypatch.setattr(sinkhorn_module, name, counting)
+        monkeypatch.setattr(kernel_module, name, counting)
     sinkhorn_labels(log_probabilities(200, 6), strength=strength)
-    assert largest == {"all_reduce_sum_": 6, "all_reduce_max_": 6}
+    assert largest == {"all_reduce_sum_": 7, "all_reduce_max_": 6}
 
 
 def solve_part(rank, log_p, boundary, strength):
     part = log_p[:boundary] if rank == 0 else log_p[boundary:]
-    return sinkhorn_solve(part, strength=strength)
+    return sinkhorn_solve(part, strength=strength, tolerance=1e-5)
 
 
 @pytest.mark.parametrize(("boundary", "strength"), [(150, 25.0), (11, 25.0), (0, 25.0), (70, 300.0)])
 def test_two_processes_solve_the_problem_of_one(boundary, strength):
     log_p = log_probabilities(300, 9).float()
-    expected = sinkhorn_solve(log_p, strength=strength)
+    expected = sinkhorn_solve(log_p, strength=strength, tolerance=1e-5)
     parts = run_in_two_processes(solve_part, log_p, boundary, strength)
     assert [len(part.labels) for part in parts] == [boundary, 300 - boundary]
     assert torch.equal(torch.cat([part.labels for part in parts]), expected.labels)
     for part in parts:
-        assert part.num_iters == expected.num_iters
-        assert part.error == pytest.approx(expected.error, rel=1e-6)
-        torch.testing.assert_close(part.column_potentials, expected.column_potentials, rtol=0, atol=1e-9)
+        assert part.num_iters == parts[0].num_iters
+        assert part.error == parts[0].error
+        torch.testing.assert_close(centred(part), centred(expected), rtol=0, atol=1e-5)
 
 
 def test_two_processes_deal_ties_out_as_one():
@@ -338,7 +351,6 @@ def test_memory_is_bounded_by_chunks(tmp_path):
         ({"strength": 0.0}, "`strength` must be > 0 and finite, got 0.0"),
         ({"strength": math.inf}, "`strength`"),
         ({"tolerance": 0.0}, "`tolerance` must be > 0, got 0.0"),
-        ({"check_every": 0}, "`check_every` must be at least 1, got 0"),
         ({"max_iters": 0}, "`max_iters` must be at least 1, got 0"),
         ({"chunk_rows": 0}, "`chunk_rows` must be at least 1, got 0"),
         ({"log_probabilities": torch.zeros(4)}, r"\(rows, num_clusters\), got \(4,\)"),

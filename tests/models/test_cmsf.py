@@ -2,6 +2,8 @@
 
 import copy
 import io
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -267,6 +269,33 @@ def test_visits_keep_the_last_and_leave_out_rows_without_id():
     torch.testing.assert_close(found.float(), torch.stack([rows[3], rows[1], -rows[2], -rows[3]]), rtol=0, atol=1e-3)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads the resident memory from /proc")
+def test_a_table_takes_memory_as_images_are_visited():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+    before = resident()
+    table = VisitTable(500_000, 512)  # 488 MiB
+    assert resident() - before < 50
+    table.write_(torch.arange(100_000), torch.ones(1, 512).expand(100_000, 512))
+    assert resident() - before > 90
+    assert not table.embeddings[100_000:100_100].any()
+
+
+def test_a_cast_model_guesses_and_trains_its_classifier():
+    model = _model("semi", **PLAIN).to(torch.bfloat16)
+    for step in range(3):
+        batch = _batch(step)
+        batch["views"] = [view.bfloat16() for view in batch["views"]]
+        output = _forward(model, batch)
+        assert output.loss.isfinite()
+        model.update_state([output], progress=0.0, epoch=(step + 1) / 3)
+    assert model.classifier.num_trainings > 0
+    label, probability = model.classifier(torch.ones(2, 8))
+    assert (label.dtype, probability.dtype) == (torch.int64, torch.float32)
+    assert model.classifier.probabilities(torch.ones(2, 8)).sum(dim=1).tolist() == pytest.approx([1.0, 1.0])
+
+
 def test_clusters_are_found_again_and_again_alike():
     generator = torch.Generator().manual_seed(0)
     centres = F.normalize(torch.randn(4, 16, generator=generator), dim=1)
@@ -302,7 +331,7 @@ def test_fewer_images_than_clusters_leave_no_cluster_near_by():
 
 
 def test_kmeans_without_the_library_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(constraints, "MiniBatchKMeans", None)
+    monkeypatch.setattr(constraints, "find_spec", lambda name: None)
     model = _model("kmeans")
     with pytest.raises(ImportError, match="pip install scikit-learn"):
         _train(model, 3)

@@ -140,6 +140,15 @@ def test_log_determinant_by_cholesky_equals_numpys_slogdet():
     np.testing.assert_allclose(log_determinants(covariances, offset=1e-8), expected, rtol=1e-12)
 
 
+def test_gradient_of_the_log_determinants_is_that_of_torchs():
+    covariances = batch_moments(_unit(2, 40, 10)).covariance
+    found, expected = (covariances.clone().requires_grad_() for _ in range(2))
+    weights = torch.tensor([1.0, -3.0]).double()
+    (log_determinants(found, offset=1e-3) * weights).sum().backward()
+    (torch.logdet(expected + 1e-3 * torch.eye(10).double()) * weights).sum().backward()
+    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-9, atol=0)
+
+
 def test_equal_views_cost_no_similarity():
     view = _views(1)[0]
     output = _model(**LAYER_NORM)([view, view])
@@ -288,6 +297,20 @@ def test_the_loss_is_computed_in_full_precision_under_autocast():
     assert output.loss.dtype == torch.float32
     assert output.batch_covariances.dtype == torch.float64
     torch.testing.assert_close(output.batch_covariances, batch_moments(rows.detach()).covariance, rtol=0, atol=1e-15)
+
+
+@pytest.mark.parametrize(("batch", "tolerance"), [(4, 1e-6), (12, 1e-6), (40, 1e-4)])
+def test_gradient_is_float64s_however_few_images_there_are(batch, tolerance):
+    """With fewer images than directions the covariance is nearly singular: rows in float32 would be off by 1e-2."""
+    projections = [view[:, 0, :1, :WIDTH].flatten(1).clone() for view in _views(batch=batch)]
+    gradients = []
+    for dtype in (torch.float32, torch.float64):
+        model = _model(forgetting_factor_covariance=1e-9, similarity_weight=0.0)
+        model._project = lambda view: (view, view)
+        inputs = [projection.to(dtype).requires_grad_() for projection in projections]
+        gradients.append(torch.stack(torch.autograd.grad(model(inputs).loss, inputs)).double())
+    difference = (gradients[0] - gradients[1]).norm() / gradients[1].norm()
+    assert difference < tolerance
 
 
 def test_collapsed_projections_are_named_with_the_cures():

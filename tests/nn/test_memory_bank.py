@@ -84,6 +84,7 @@ def test_preview_equals_the_write_bit_for_bit_and_changes_nothing(counts):
         assert torch.equal(everything[name], written), name
         assert torch.equal(torch.cat(slices[name]), written), name
         assert torch.equal(taken[name], written), name
+        assert torch.equal(column[entries], taken[name])
         assert taken[name].dtype == written.dtype
     order = preview["labels"].age(entries).argsort(descending=True)
     assert torch.equal(bank.embeddings[:filled][order], newest(bank, "embeddings"))

@@ -140,13 +140,6 @@ def fill_shelf(shelf: Path) -> None:
     (shelf / "run/metrics.jsonl").write_text(log)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browser tests may try thrice: on a busy machine Gradio's page now and then loses one of two quick updates."""
-    for item in items:
-        if item.get_closest_marker("browser"):
-            item.add_marker(pytest.mark.flaky(reruns=2))
-
-
 def is_trouble(said: Any) -> bool:
     """Whether the console reports an error; that a page which is left drops its connection to the server is none."""
     return said.type == "error" and not any(words in said.text for words in ("AbortError", "errored out"))
@@ -181,7 +174,14 @@ def visit(chromium: Any, space: Space) -> Iterator[Any]:
     """Open a page as a new visitor, `visit("?tab=map", phone=True, dark=True)`; what is amiss fails the test."""
     contexts, seen = [], []
 
-    def go(query: str = "", *, phone: bool = False, dark: bool = False, until: str | None = "#status .status") -> Any:
+    def go(
+        query: str = "",
+        *,
+        phone: bool = False,
+        dark: bool = False,
+        until: str | None = "#status .status",
+        before: str = "",
+    ) -> Any:
         context = chromium.new_context(
             viewport=PHONE if phone else WIDE,
             color_scheme="dark" if dark else "light",
@@ -209,6 +209,7 @@ def visit(chromium: Any, space: Space) -> Iterator[Any]:
         page.on("pageerror", lambda error: watched.troubles.append(f"script: {error}"))
         page.on("console", lambda said: is_trouble(said) and watched.troubles.append(f"console: {said.text}"))
         page.on("response", lambda reply: watched.answers.append((reply.status, reply.url)))
+        page.add_init_script(before)
         page.goto(space.address + query)
         if until is not None:
             page.wait_for_selector(until)

@@ -1,7 +1,11 @@
 """The page as a whole: it is laid out, opens what an address asks for, and draws only what has changed."""
 
+import copy
 import re
 import sys
+import threading
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qsl
@@ -13,7 +17,7 @@ import pytest
 gr = pytest.importorskip("gradio", reason="the page needs the extra `space`: pip install 'ssl_zoo[space]'")
 
 from ssl_zoo.explore.gallery import Step  # noqa: E402
-from ssl_zoo.explore.workbench import ExploreError, Request, Rules  # noqa: E402
+from ssl_zoo.explore.workbench import ExploreError, NotReady, Request, Rules  # noqa: E402
 from tests.explore.made_explained import explain, make_gallery  # noqa: E402
 
 
@@ -41,7 +45,7 @@ class Bench:
     """Opens one model, with 2 heads of 6 clusters, on 40 images of 2 classes with hostile names."""
 
     def __init__(self, folder: Path) -> None:
-        self.rules, self.is_slow = Rules(folders=(folder / "missing",)), False
+        self.rules, self.is_slow, self.ready = Rules(folders=(folder / "missing",)), False, False
         gallery = make_gallery(folder / "gallery", np.arange(40) % 2, ["<script>alert(1)</script>", "b&b"])
         rng = np.random.default_rng(0)
         self.known = {
@@ -50,40 +54,58 @@ class Bench:
         }
 
     def get(self, request: Request):
+        if self.is_slow and not self.ready:
+            raise NotReady("It is not open.")
+        return self._find(request)
+
+    def _find(self, request: Request):
         if request.model not in self.known or request.data != "made":
             raise ExploreError(f"There is no model '{request.model}' <here>.")
         return self.known[request.model]
 
     def open(self, request: Request):
-        found = self.get(request)
-        if self.is_slow:
+        found = self._find(request)
+        if self.is_slow and request.model == "made":
             yield Step(1, 40, f"looking at the images of {self.rules.folders[0]}/made")
+        self.ready = True
         return found
 
 
 @pytest.fixture(scope="module")
 def page(modules, tmp_path_factory):
     bench = Bench(tmp_path_factory.mktemp("page"))
-    demo = modules.app.build(bench, Request(model="made", data="made"))
-    parts = {block.elem_id: block for block in demo.blocks.values() if getattr(block, "elem_id", None)}
+    made: list = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(modules.app, "App", lambda *parts: made.append(modules.shell.App(*parts)) or made[0])
+        demo = modules.app.build(bench, Request(model="made", data="made"))
+    named = {block.elem_id: block for block in demo.blocks.values() if getattr(block, "elem_id", None)}
     events = {function.name: function.fn for function in demo.fns.values()}
-    return SimpleNamespace(demo=demo, parts=parts, events=events, bench=bench)
+    return SimpleNamespace(
+        demo=demo, parts=named, events=events, bench=bench, app=made[0], visitor=modules.shell.Visitor
+    )
 
 
-def visit(page, **query: str) -> dict:
-    """What has been put on the page when an address is open, by `elem_id` or, for states, by component."""
-    shown: dict = {}
-    for changes in page.events["arrived"]({}, SimpleNamespace(query_params=query)):
+def parts(changes: dict) -> dict:
+    """An answer by `elem_id`."""
+    return {getattr(part, "elem_id", None) or part: value for part, value in changes.items()}
+
+
+def visit(page, **query: str) -> tuple:
+    """A new visitor, and what has been put on the page when an address is open."""
+    visitor = page.visitor()
+    shown = dict(page.events["arrived"](visitor, SimpleNamespace(query_params=query)))
+    for changes in page.events["goes_on"](visitor):
         shown |= changes
-    return {getattr(part, "elem_id", None) or part: value for part, value in shown.items()}
+    shown |= {part: value for part, value in page.events["offers"](visitor).items() if value != gr.skip()}
+    return visitor, parts(shown)
 
 
-def states(shown: dict) -> tuple[dict, dict]:
-    """Request and view."""
-    found = [value for part, value in shown.items() if isinstance(part, gr.State)]
-    (request,) = [value for value in found if value == OPEN]
-    (view,) = [value for value in found if "page" in value]
-    return request, view
+def look(page, /, **view: str) -> dict:
+    """All that is drawn for these settings of what is open."""
+    visitor = page.visitor()
+    visitor.request = OPEN
+    visitor.change(lambda before: {**before, **view})
+    return parts(page.events["update"](visitor))
 
 
 def test_all_pages_are_there(page):
@@ -101,44 +123,74 @@ def test_no_endpoint_is_there_by_accident(page):
 
 
 def test_an_empty_address_opens_the_first_thing(page):
-    shown = visit(page)
-    assert states(shown)[0] == OPEN
+    visitor, shown = visit(page)
+    assert visitor.request == OPEN
     assert shown["cluster-cards"].count('class="card"') == 6
     assert "40 images" in shown["status"]
     assert shown["progress"] == ""
 
 
+def test_what_is_ready_is_drawn_once(page):
+    """The first answer holds the whole page; the events that follow an opening find nothing left to do."""
+    visitor = page.visitor()
+    first = parts(page.events["arrived"](visitor, SimpleNamespace(query_params={"sort": "-purity", "cluster": "3"})))
+    assert {"cluster-cards", "cluster-detail", "status", "address", "model"} <= set(first)
+    assert [parts(changes) for changes in page.events["goes_on"](visitor)] == [{"progress": ""}]
+    assert set(parts(page.events["offers"](visitor))) & {"cluster-cards", "cluster-detail", "status", "sort"} == set()
+    assert parts(page.events["update"](visitor)) == {"address": gr.skip()}
+
+
 def test_long_work_says_how_far_it_is(page, monkeypatch):
     """The pages are drawn by the event that follows."""
     monkeypatch.setattr(page.bench, "is_slow", True)
-    parts = page.parts
-    answers = list(page.events["arrived"]({}, SimpleNamespace(query_params={"tab": "health"})))
-    assert 'aria-valuenow="2"' in answers[0][parts["progress"]]
-    assert ">looking at the images of made<" in answers[0][parts["progress"]]
-    opened = next(answer for answer in answers if OPEN in answer.values())
-    assert opened[parts["progress"]] == ""
-    assert parts["health"] not in opened
+    monkeypatch.setattr(page.bench, "ready", False)
+    visitor, answers = page.visitor(), []
+    first = parts(page.events["arrived"](visitor, SimpleNamespace(query_params={"tab": "health"})))
+    assert "health" not in first
+    assert 'role="progressbar"' in first["progress"]
+    for changes in page.events["goes_on"](visitor):
+        answers.append(changes)
+        assert visitor.request == ({} if len(answers) == 1 else OPEN)
+    progress = [changes[page.parts["progress"]] for changes in answers]
+    assert 'aria-valuenow="2"' in progress[0]
+    assert ">looking at the images of made<" in progress[0]
+    assert progress[1:] == [""]
+    assert "<svg" in parts(page.events["offers"](visitor))["health"]
 
 
-def test_another_model_starts_afresh(page):
+def test_what_was_asked_for_last_is_opened(page, monkeypatch):
+    """A slow opening that ends after another was asked for opens nothing."""
+    monkeypatch.setattr(page.bench, "is_slow", True)
+    monkeypatch.setattr(page.bench, "ready", False)
+    visitor = page.visitor()
+    slow = page.events["pressed"](visitor, "made", "", "made", *[""] * 6)
+    for _ in range(2):
+        next(slow)
+    for _ in page.events["pressed"](visitor, "other", "", "made", *[""] * 6):
+        pass
+    assert [parts(changes) for changes in slow] == []
+    assert visitor.request == {**OPEN, "model": "other"}
+
+
+def test_another_model_starts_afresh(page, modules):
     """Heads and numbers of clusters of one model mean nothing in another; sort and search stay."""
-    view = states(visit(page, head="1", cluster="3", sort="number", find="b"))[1]
-    shown = page_drawings(page, {**OPEN, "model": "other"}, view)
-    (view,) = [value for value in shown.values() if isinstance(value, dict) and "page" in value]
-    assert "cluster" not in view
-    assert (view["head"], view["sort"], view["find"]) == ("0", "number", "b")
+    visitor, _ = visit(page, head="1", cluster="3", sort="number", find="b")
+    for _ in page.events["pressed"](visitor, "other", "", "made", *[""] * 6):
+        pass
+    assert "cluster" not in visitor.view
+    assert (visitor.view["head"], visitor.view["sort"], visitor.view["find"]) == ("0", "number", "b")
 
 
 @pytest.mark.parametrize(
     ("tab", "part"), [("health", "health"), ("compare", "comparison"), ("clusters", "cluster-cards")]
 )
 def test_only_the_page_of_the_address_is_drawn(page, tab, part):
-    shown = visit(page, tab=tab)
+    _, shown = visit(page, tab=tab)
     assert part in shown
     assert {"health", "comparison", "cluster-cards"} & set(shown) == {part}
 
 
-def test_an_address_restores_everything_and_is_given_again(page, modules):
+def test_an_address_restores_everything_and_is_given_again(page):
     query = {
         **OPEN,
         "tab": "compare",
@@ -150,43 +202,100 @@ def test_an_address_restores_everything_and_is_given_again(page, modules):
         "only": "1",
         "other": "other",
     }
-    shown = visit(page, **query)
-    request, view = states(shown)
-    assert dict(parse_qsl(modules.shell.link(request, view)[1:])) == query
+    visitor, shown = visit(page, **query)
+    answer, _, address = shown["address"].partition(" ")
+    assert int(answer) >= 1
+    assert dict(parse_qsl(address[1:])) == query
     assert shown["head"]["value"] == "1"
     assert shown["temperature"]["value"] == 0.5
-    drawn = page_drawings(page, request, {**view, "page": "clusters"})
+    assert "NMI" in shown["comparison"]
+    visitor.change(lambda view: {**view, "page": "clusters"})
+    drawn = parts(page.events["update"](visitor))
     assert drawn["sort"]["value"] == "-purity"
     assert drawn["find"]["value"] == "b&b"
     assert drawn["only"]["value"] is True
     assert "Cluster 3" in drawn["cluster-detail"]
-    assert "NMI" in page_drawings(page, request, view)["comparison"]
-
-
-def page_drawings(page, request: dict, view: dict, drawn: dict | None = None) -> dict:
-    changes = page.events["redraw"](request, view, drawn or {})
-    return {getattr(part, "elem_id", None) or part: value for part, value in changes.items()}
 
 
 def test_what_has_not_changed_is_not_drawn_again(page):
-    first = visit(page)
-    _, view = states(first)
-    (drawn,) = [value for part, value in first.items() if isinstance(part, gr.State) and "0" in value]
-    assert len(page_drawings(page, OPEN, view, drawn)) == 1
-    again = page_drawings(page, OPEN, {**view, "cluster": "2"}, drawn)
+    visitor, _ = visit(page)
+    visitor.change(lambda view: {**view, "cluster": "2"})
+    again = parts(page.events["update"](visitor))
     assert "cluster-detail" in again
     assert "cluster-cards" not in again
-    assert "cluster-cards" in page_drawings(page, OPEN, {**view, "head": "1"}, drawn)
+    visitor.change(lambda view: {**view, "head": "1"})
+    assert "cluster-cards" in parts(page.events["update"](visitor))
+    again = set(parts(page.events["again"](visitor)))
+    assert {"cluster-detail", "cluster-cards", "status"} <= again
+    assert not {"find", "sort", "mode"} & again, "they may hold what was typed since"
+
+
+def test_changes_at_the_same_time_all_count(page):
+    """While one is drawn, others come: each changes only what it is about, and the last answer shows them all."""
+    visitor, _ = visit(page)
+    reached, go = threading.Event(), threading.Event()
+    cards = page.parts["cluster-cards"]
+    (drawing,) = [found for found in page.app.drawings if found.outputs == (cards,)]
+    answers: list[dict] = []
+
+    def slow(request, view):
+        reached.set()
+        assert go.wait(30)
+        return str(sorted(view.items()))
+
+    place = page.app.drawings.index(drawing)
+    drawings = list(page.app.drawings)
+    drawings[place] = drawing._replace(render=slow)
+    app = replace(page.app, drawings=drawings)
+
+    def act(**settings: str) -> None:
+        visitor.change(lambda view: {**view, **settings})
+        answers.append(parts(app.update(visitor)))
+
+    workers = [threading.Thread(target=act, kwargs=one) for one in ({"sort": "number"}, {"head": "1"}, {"find": "b"})]
+    workers[0].start()
+    assert reached.wait(30)
+    for worker in workers[1:]:
+        worker.start()
+    while visitor.view.get("find") != "b" or visitor.view["head"] != "1":
+        time.sleep(0.01)
+    go.set()
+    for worker in workers:
+        worker.join(30)
+    last = max((answer for answer in answers if isinstance(answer.get("address"), str)), key=_number)
+    assert all(words in last["cluster-cards"] for words in ("'number'", "('head', '1')", "('find', 'b')"))
+    assert len([answer for answer in answers if "cluster-cards" in answer]) == 2, "two that wait are drawn as one"
+    numbers = [_number(answer) for answer in answers if isinstance(answer.get("address"), str)]
+    assert len(set(numbers)) == len(numbers)
+
+
+def _number(answer: dict) -> int:
+    return int(answer["address"].partition(" ")[0])
+
+
+def test_an_earlier_click_that_comes_later_is_left_out(page):
+    visitor, _ = visit(page)
+    for cluster, clicked in (("2", 20.5), ("1", 10), ("3", None), ("4", "now"), ("5", 21)):
+        visitor.change(lambda view, cluster=cluster: {**view, "cluster": cluster}, clicked)
+        assert visitor.view["cluster"] == ("2" if cluster == "1" else cluster)
+
+
+def test_every_visitor_has_settings_of_their_own(modules):
+    one = modules.shell.Visitor()
+    one.change(lambda view: {**view, "sort": "number"})
+    other = copy.deepcopy(one)
+    assert other.view == modules.shell.VIEW
+    assert other.changing is not one.changing
 
 
 def test_settings_that_the_model_lacks_are_put_right(page):
-    view = states(visit(page, head="9", mode="assignment", temperature="hot"))[1]
+    view = visit(page, head="9", mode="assignment", temperature="hot")[0].view
     assert (view["head"], view["mode"], view["temperature"]) == ("0", "softmax", "1")
 
 
 @pytest.mark.parametrize("query", [{"model": "nothing"}, {"data": "nowhere"}, {"cluster": "½"}, {"cluster": "77"}])
 def test_what_is_wrong_with_an_address_is_said(page, query):
-    shown = visit(page, **query)
+    _, shown = visit(page, **query)
     said = shown["progress"] + shown.get("cluster-detail", "")
     assert 'role="alert"' in said
     assert "<here>" not in said
@@ -195,18 +304,16 @@ def test_what_is_wrong_with_an_address_is_said(page, query):
 
 def test_names_from_data_are_text(page):
     """A class name that is markup stays words on every page."""
-    view = {"page": "", "head": "0", "mode": "softmax", "temperature": "1", "sort": "size", "at": "1", "cluster": "0"}
     for tab in ("clusters", "compare", "health"):
-        shown = page_drawings(page, OPEN, {**view, "page": tab, "other": "other"})
+        shown = look(page, page=tab, other="other", cluster="0")
         words = "".join(value for value in shown.values() if isinstance(value, str))
         assert "<script" not in words.casefold(), tab
         assert "&lt;script" in words, tab
 
 
 def test_pictures_have_names(page):
-    view = {"page": "", "head": "0", "mode": "softmax", "temperature": "1", "sort": "size", "at": "1", "cluster": "0"}
     for tab in ("clusters", "compare", "health"):
-        shown = page_drawings(page, OPEN, {**view, "page": tab, "other": "other"})
+        shown = look(page, page=tab, other="other", cluster="0")
         words = "".join(value for value in shown.values() if isinstance(value, str))
         assert all(" alt=" in tag for tag in re.findall(r"<img[^>]*>", words))
         assert all('role="img"' in tag and "aria-label=" in tag for tag in re.findall(r"<svg[^>]*>", words))

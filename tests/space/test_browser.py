@@ -1,5 +1,6 @@
 """What visitors do with the pages, in a real browser: every page, deep links, keyboard, phone, what goes wrong."""
 
+import json
 import re
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -37,6 +38,16 @@ WIDER = """() => [...document.querySelectorAll("body *")].filter((one) => one.ch
   && ![...function* (at) { for (; at; at = at.parentElement) yield at }(one.parentElement)].some((outer) =>
     outer !== document.body && outer !== document.documentElement && getComputedStyle(outer).overflowX !== "visible"))
   .slice(0, 4).map((one) => one.outerHTML.slice(0, 160))"""
+
+
+@pytest.fixture(params=[1, 4], ids=["", "slow"])
+def slow(request):
+    """Give a page's processor only a part of its time."""
+
+    def throttle(page) -> None:
+        page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": request.param})
+
+    return throttle
 
 
 def link(request: dict[str, str], **settings: object) -> str:
@@ -144,6 +155,84 @@ def test_search_and_order(visit):
     )
     sure = [float(text.rsplit(" ", 1)[1]) for text in page.locator(".card .line").all_inner_texts()]
     assert sure == sorted(sure)
+
+
+def test_quick_changes_all_count(visit, slow):
+    """None waits for the answer to the one before; what is shown at the end is what was chosen last."""
+    page = visit(link(MIRA))
+    page.locator("#cluster-cards button.card").first.wait_for()
+    slow(page)
+    page.locator("#sort input").click()
+    page.get_by_role("option", name="by number", exact=True).click()
+    page.locator("#mode label", has_text="MIRA's assignment").click()
+    for place in range(3):
+        page.locator("button.card").nth(place).click(force=True)
+    number = page.evaluate("window.sslZooLastCard")
+    for words in ("s", "seven", "", "e"):
+        page.locator("#find textarea, #find input").fill(words)
+    want = {**MIRA, "sort": "number", "mode": "assignment", "cluster": number, "find": "e"}
+    page.wait_for_function(
+        "want => JSON.stringify([...new URLSearchParams(location.search)].sort()) === want",
+        arg=json.dumps(sorted(map(list, want.items())), separators=(",", ":")),
+    )
+    shown = [page.inner_text(place) for place in ("#status", "#cluster-detail", "#cluster-cards")]
+    numbers = [int(name[1:]) for name in cards(page)]
+    assert numbers == sorted(numbers)
+    again = visit(link(want))
+    again.locator("#cluster-detail .detail").wait_for()
+    assert [again.inner_text(place) for place in ("#status", "#cluster-detail", "#cluster-cards")] == shown
+
+
+# The stream of answers ends only when the page has asked for something more, which it believes to come by this stream.
+LATE_END = """() => {
+  const ask = window.fetch;
+  let asked = 0;
+  window.fetch = async (resource, options) => {
+    const reply = await ask(resource, options);
+    const path = new URL(resource.url ?? resource, location.href).pathname;
+    if (path.endsWith("/queue/join")) setTimeout(() => { asked += 1; }, 300);
+    if (!path.endsWith("/queue/data")) return reply;
+    const end = async (chunk, to) => {
+      const text = new TextDecoder().decode(chunk), place = text.indexOf('data: {"msg":"close_stream"');
+      if (place < 0) { to.enqueue(chunk); return; }
+      to.enqueue(new TextEncoder().encode(text.slice(0, place)));
+      window.ends = (window.ends ?? 0) + 1;
+      for (const before = asked; window.isLate && asked === before;) await new Promise((go) => setTimeout(go, 20));
+      to.enqueue(new TextEncoder().encode(text.slice(place)));
+    };
+    return new Response(reply.body.pipeThrough(new TransformStream({transform: end})), reply);
+  };
+}"""
+
+
+def test_an_answer_that_no_stream_brings_is_asked_for(visit):
+    page = visit(link(MIRA), before=f"({LATE_END})()")
+    page.locator("#cluster-cards button.card").first.wait_for()
+    page.wait_for_function("window.ends >= 1")
+    page.wait_for_timeout(1500)
+    page.evaluate("window.isLate = true")
+    page.locator("#only input").check()
+    wait_for_words(page, "#cluster-cards", "dead or over-full")
+    ends = page.evaluate("window.ends")
+    page.locator("#only input").uncheck()  # asked for while the last stream is held open
+    page.wait_for_timeout(600)
+    page.evaluate("window.isLate = false")
+    page.locator("#cluster-cards button.card").first.wait_for()
+    assert page.evaluate("window.ends") > ends
+
+
+def test_an_older_answer_that_comes_last_is_noticed(visit):
+    """Then the page asks for all that is on the screen."""
+    page = visit(link(MIRA))
+    page.wait_for_function("window.sslZooAnswer >= 1")
+    with page.expect_response(lambda reply: "queue/join" in reply.url):
+        page.evaluate("""() => {
+          const address = document.querySelector("#address textarea, #address input");
+          address.value = "0 ?model=older";
+          address.dispatchEvent(new Event("input", {bubbles: true}));
+        }""")
+    page.wait_for_function("window.sslZooAnswer >= 2")
+    assert query_of(page) == MIRA
 
 
 def test_heads_and_the_assignment_and_temperature(visit):
@@ -331,6 +420,22 @@ def test_what_cannot_be_opened_is_said(visit, space, request_, words):
     if "data" not in request_ and "images" not in request_:
         wait_for_words(page, "#status", "1,000 images of embedded")
         assert page.locator("#progress .note").count() == 0
+
+
+def test_enter_opens_what_was_typed(visit):
+    page = visit(link(MIRA))
+    page.locator("#model input").fill("sela-cifar10")
+    page.locator("#model input").press("Enter")
+    wait_for_words(page, "#status", "sela-cifar10")
+    page.locator("#images input").fill("12")
+    page.locator("#data input").fill("pets")
+    page.locator("#data input").press("Enter")
+    wait_for_words(page, "#status", "12 images of pets")
+    go_to(page, "compare")
+    page.locator("#other input").fill("mira-embedded")
+    page.locator("#other input").press("Enter")
+    wait_for_words(page, "#comparison .facts", "NMI")
+    assert query_of(page)["other"] == "mira-embedded"
 
 
 def test_long_work_can_be_stopped_and_goes_on(visit):

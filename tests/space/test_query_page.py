@@ -60,7 +60,7 @@ def page(tmp_path_factory):
 
     with gr.Blocks() as demo:
         bench = SimpleNamespace(get=get, open=lambda request: iter([get(request)]), explorer=lambda request: model)
-        app = shell.App(bench, gr.State({}), gr.State({}), gr.State({}), gr.Tabs())
+        app = shell.App(bench, gr.State(shell.Visitor()), gr.Tabs(), gr.Textbox())
         query.build(app)
         app.connect()
     _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, max_file_size=1)

@@ -1,8 +1,11 @@
 """Weighted k-nearest-neighbour classification, the protocol of DINO (https://huggingface.co/papers/2104.14294)."""
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from tqdm.auto import tqdm
 
@@ -12,15 +15,19 @@ from ssl_zoo.functional.distributed import rank
 
 __all__ = ["WeightedKnn"]
 
+Array = np.ndarray[Any, np.dtype[Any]]
+
 # Similarities are compared on this grid, far finer than any temperature in use: rounding errors of a matrix product
 # change with its shape and must not order neighbours. Among equals the earlier row of the bank is nearer.
 _GRID = 2.0**22
 _ROW_BITS = 32
+_LAST_ROW = 2**_ROW_BITS - 1
+_NO_KEY = -(2**63)
 # Votes are whole numbers of this unit: their sum is exact, so neither the device nor the order of the sum matters.
 _VOTE_UNIT = 2.0**40
-# Queries that share one pass over the bank: each chunk of a half precision bank is converted once for all of them.
-_BLOCK_CHUNKS = 8
-_CHECKED_VALUES = 2**22
+# Queries that share one pass over the bank: each chunk of it is made float32 and of length 1 once for all of them.
+_BLOCK_CHUNKS = 4
+_CHECKED_VALUES = 2**17  # float64, 1 MB: they stay in the cache
 
 
 class WeightedKnn:
@@ -28,7 +35,7 @@ class WeightedKnn:
 
     A neighbour of cosine similarity s votes for its class with weight exp(s / temperature); the class with the most
     votes wins, the lower number on a tie. Queries and bank are taken in chunks with a running list of the nearest, so
-    besides the bank itself the memory is bank_chunk x (query_chunk + features) + 8 x query_chunk x (features + k)
+    besides the bank itself the memory is bank_chunk x (query_chunk + features) + 4 x query_chunk x (features + k)
     values, whatever the number of rows and queries. The bank is neither copied nor changed, only measured: it may be a
     memory-mapped file of half precision.
 
@@ -52,8 +59,8 @@ class WeightedKnn:
         labels: torch.Tensor,
         *,
         temperature: float = 0.07,
-        query_chunk: int = 512,
-        bank_chunk: int = 4096,
+        query_chunk: int = 1024,
+        bank_chunk: int = 8192,
         device: torch.device | str | None = None,
     ) -> None:
         if bank.ndim != 2 or labels.shape != bank.shape[:1] or len(bank) == 0:
@@ -115,20 +122,23 @@ class WeightedKnn:
         queries = queries.to(self._device)
         queries = queries.float() / _lengths(queries, "queries")[:, None]
         parts = torch.split(queries, self._query_chunk)
-        nearest = [torch.empty(len(part), 0, dtype=torch.int64, device=self._device) for part in parts]
-        for start in range(0, len(self._bank), self._bank_chunk):
-            rows = slice(start, min(start + self._bank_chunk, len(self._bank)))
-            candidates = self._bank[rows].to(self._device, torch.float32)
-            scale = _GRID / self._lengths[rows]
-            # One whole number orders by similarity, then by row; all differ, so there is only one answer.
-            places = 2**_ROW_BITS - 1 - torch.arange(rows.start, rows.stop, device=self._device)
-            for number, part in enumerate(parts):
-                similarities = (part @ candidates.T).mul_(scale).round_().to(torch.int64)
-                keys = torch.cat([nearest[number], similarities.bitwise_left_shift_(_ROW_BITS).add_(places)], dim=1)
-                nearest[number] = keys.topk(min(k, keys.shape[1]), dim=1).values
-            bar.update()
-        found = torch.cat(nearest)
-        return (found >> _ROW_BITS) / _GRID, 2**_ROW_BITS - 1 - (found & (2**_ROW_BITS - 1))
+        nearest = [torch.full((len(part), k), _NO_KEY, device=self._device) for part in parts]
+        chunk = queries.new_empty(min(self._bank_chunk, len(self._bank)), queries.shape[1])
+        space = queries.new_empty(len(parts[0]) * len(chunk))  # used again and again: new memory is slow
+        # numpy has one thread, so each of ours takes some of the queries.
+        threads = torch.get_num_threads() if self._device.type == "cpu" else 1
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(self._bank), self._bank_chunk):
+                rows = slice(start, min(start + self._bank_chunk, len(self._bank)))
+                candidates = chunk[: rows.stop - start].copy_(self._bank[rows]).div_(self._lengths[rows, None])
+                for number, part in enumerate(parts):
+                    similarities = space[: len(part) * len(candidates)].view(len(part), len(candidates))
+                    torch.mm(part, candidates.T, out=similarities)
+                    shares = nearest[number].chunk(threads), similarities.chunk(threads)
+                    nearest[number] = torch.cat(list(pool.map(partial(_merge, start=start, k=k), *shares)))
+                bar.update()
+        found = torch.cat(nearest).sort(dim=1, descending=True).values
+        return (found >> _ROW_BITS) / _GRID, _LAST_ROW - (found & _LAST_ROW)
 
     def _vote(self, similarities: torch.Tensor, rows: torch.Tensor, sizes: list[int]) -> torch.Tensor:
         """Classes of shape `(len(sizes), queries)`."""
@@ -140,6 +150,45 @@ class WeightedKnn:
             votes.scatter_add_(1, classes[:, counted:size], weights[:, counted:size])
             winners[size], counted = votes.argmax(dim=1), size
         return torch.stack([winners[size] for size in sizes])
+
+
+def _merge(nearest: torch.Tensor, similarities: torch.Tensor, *, start: int, k: int) -> torch.Tensor:
+    """Keys of the `k` nearest rows, in any order: of those so far and of the chunk that begins at row `start`."""
+    width = similarities.shape[1]
+    if similarities.device.type != "cpu":
+        keys = _keys(similarities, torch.arange(start, start + width, device=similarities.device))
+        return torch.cat([nearest, keys], dim=1).topk(k).values
+    # On a CPU numpy searches and orders in a fraction of torch's time.
+    values = similarities.numpy()
+    hits = _hits(values, ((nearest.amin(dim=1) >> _ROW_BITS) / _GRID).numpy(), k)
+    queries, rows = np.divmod(hits, width)
+    ends = np.searchsorted(hits, width * np.arange(1, len(values) + 1))
+    counts = np.diff(ends, prepend=0)
+    table = np.full((len(values), k + counts.max(initial=0)), _NO_KEY)
+    table[:, :k] = nearest
+    places = k + np.arange(len(hits)) - (ends - counts)[queries]
+    table[queries, places] = _keys(torch.from_numpy(values.reshape(-1)[hits]), torch.from_numpy(rows + start))
+    return torch.from_numpy(np.partition(table, -k)[:, -k:])
+
+
+def _hits(similarities: Array, bounds: Array, k: int) -> Array:
+    """Flat positions, query by query, of the `k` nearest rows of each query above its bound, and of few others."""
+    margin = np.float32(1 / _GRID)  # what is less apart may be equal on the grid
+    near = similarities >= (bounds - margin)[:, None]
+    num_blocks = max(4 * k, 64)
+    depth = similarities.shape[1] // num_blocks
+    if depth > 1 and np.count_nonzero(near) > 2 * k * len(near):
+        # k blocks have a maximum of at least the k-th largest one, so k rows have. A block takes every
+        # num_blocks-th row: the near ones may stand side by side, as in a bank sorted by class.
+        blocks = similarities[:, : depth * num_blocks].reshape(-1, depth, num_blocks)
+        bounds = np.maximum(bounds, np.partition(blocks.max(axis=1), -k)[:, -k])
+        near = similarities >= (bounds - margin)[:, None]
+    return np.flatnonzero(near)
+
+
+def _keys(similarities: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """One whole number that orders by similarity, then by row: all differ, so there is only one answer."""
+    return (similarities * _GRID).round_().to(torch.int64).bitwise_left_shift_(_ROW_BITS).add_(_LAST_ROW - rows)
 
 
 def _lengths(embeddings: torch.Tensor, name: str) -> torch.Tensor:

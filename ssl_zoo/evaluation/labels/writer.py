@@ -8,7 +8,6 @@ number of processes writes the same tables.
 import json
 import logging
 import os
-import random
 import re
 import shutil
 import time
@@ -28,7 +27,7 @@ from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.label_files import LABELS_FILE, Head, join_parts, label_bytes, read_skipped, write_part
 from ssl_zoo.data.source import ImageSource
 from ssl_zoo.data.stream import CorruptCounter
-from ssl_zoo.data.views import EvalView, ImageTransform
+from ssl_zoo.data.views import EvalView
 from ssl_zoo.evaluation.labels.card import describe_labels, render_label_card
 from ssl_zoo.evaluation.labels.heads import LabelError, count_clusters, empty_heads, join_heads, read_heads
 from ssl_zoo.functional.distributed import all_gather_objects, rank, world_size
@@ -126,9 +125,8 @@ def label_images(
         for found in _with_bar(loader, labelling.source, plan, num_pending=len(own)):
             corrupt.update(found.batch)
             if found.batch.views:
-                heads = read_heads(
-                    labelling.model, found.batch.views[0].to(device), found.batch.sample_ids, num_soft=plan.num_soft
-                )
+                views = labelling.view.to_device(found.batch, device).views
+                heads = read_heads(labelling.model, views[0], found.batch.sample_ids, num_soft=plan.num_soft)
                 unfinished.setdefault(found.block, []).append((found.batch.sample_ids, heads))
             skipped.setdefault(found.block, []).extend(found.skipped_ids)
             if found.is_last:
@@ -151,7 +149,8 @@ def _plan(labelling: Labelling, device: torch.device | str) -> _Plan:
         )
     if labelling.soft != "all" and labelling.soft < 0:
         raise LabelError(f"--soft must be 'all' or a number of at least 0, got {labelling.soft}")
-    clusters = count_clusters(labelling.model, _one_image(labelling.view).to(device))
+    image = labelling.view(Image.new("RGB", (256, 256)))[0]
+    clusters = count_clusters(labelling.model, image[None].to(device))
     num_soft = [count if labelling.soft == "all" else min(int(labelling.soft), count) for count in clusters]
     # A power of two, so that batches of the usual sizes fill it.
     fitting = 1 << max(0, (_BLOCK_BYTES // label_bytes(num_soft)).bit_length() - 1)
@@ -164,10 +163,6 @@ def _plan(labelling: Labelling, device: torch.device | str) -> _Plan:
     }
     work = labelling.target.absolute().parent / f".{labelling.target.name}.unfinished"
     return _Plan(clusters, num_soft, block_rows, work, json.loads(json.dumps(settings)))
-
-
-def _one_image(view: ImageTransform) -> torch.Tensor:
-    return view.stack([view.crop(Image.new("RGB", (256, 256)), random.Random(0))])[0]
 
 
 def _prepare(labelling: Labelling, plan: _Plan, *, overwrite: bool) -> tuple[dict[str, Any] | None, list[int]]:

@@ -199,11 +199,11 @@ def _train(
     bar.disable = rank() != 0
     for step, batch in enumerate(bar):
         corrupt.update(batch)
-        labels = batch.labels.to(device)
+        placed = transform.to_device(batch, device)
         factor = _factor(step, total, settings, train.num_rows)
         for group in optimizer.param_groups:
             group["lr"] = factor * group["peak"] * settings.batch_size / 256
-        loss = F.cross_entropy(wrapped(batch.views[0].to(device)), labels, ignore_index=-1)
+        loss = F.cross_entropy(wrapped(placed.views[0]), placed.labels, ignore_index=-1)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -52,7 +52,7 @@ class PseudoLabelClassifier(nn.Module):
 
         Before the first training the probability is 0.
         """
-        probability, label = self.network(projections.float()).float().softmax(dim=-1).max(dim=-1)
+        probability, label = self._logits(projections).softmax(dim=-1).max(dim=-1)
         return label, probability * self.is_trained
 
     @torch.no_grad()
@@ -61,8 +61,13 @@ class PseudoLabelClassifier(nn.Module):
 
         Before the first training all are alike.
         """
-        found = self.network(projections.float()).float().softmax(dim=-1)
+        found = self._logits(projections).softmax(dim=-1)
         return torch.where(self.is_trained, found, 1.0 / found.shape[-1])
+
+    def _logits(self, projections: torch.Tensor) -> torch.Tensor:
+        """In float32, whatever the precision that the model was cast to."""
+        logits: torch.Tensor = self.network(projections.to(next(self.network.parameters()).dtype))
+        return logits.float()
 
     def remember_(self, projections: torch.Tensor, labels: torch.Tensor, sample_ids: torch.Tensor) -> None:
         """Put the labelled ones among some rows into the cache, the same on all processes.
@@ -104,7 +109,7 @@ class PseudoLabelClassifier(nn.Module):
                 whole = order[: count - count % batch_size] if count >= batch_size else order
                 for rows in whole.split(batch_size):
                     optimizer.zero_grad()
-                    F.cross_entropy(self.network(projections[rows]), labels[rows]).backward()
+                    F.cross_entropy(self._logits(projections[rows]), labels[rows]).backward()
                     optimizer.step()
         optimizer.zero_grad()
         self.train()

@@ -1,15 +1,13 @@
 """Tables by sample id that limit where CMSF looks for neighbours without labels. All of it is persistent state."""
 
+from importlib.util import find_spec
+
 import torch
 from torch import nn
 
 from ssl_zoo.functional.distributed import broadcast_, rank
+from ssl_zoo.nn.memory_bank import Column, empty_column
 
-
-try:  # training CMSF-KM needs it, loading and using a model doesn't
-    from sklearn.cluster import MiniBatchKMeans
-except ImportError:
-    MiniBatchKMeans = None
 
 # Centroids that aren't used lie here, where no unit vector is near.
 _FAR_AWAY = 1000.0
@@ -23,7 +21,8 @@ class VisitTable(nn.Module):
 
     Args:
         num_samples (`int`): Images in the training data.
-        num_features (`int`): Width of the projections. Stored in half precision: 1.3 GB for ImageNet at width 512.
+        num_features (`int`): Width of the projections. In half precision, 1.3 GB for ImageNet at width 512 once all
+            images were visited.
     """
 
     embeddings: torch.Tensor
@@ -31,7 +30,7 @@ class VisitTable(nn.Module):
 
     def __init__(self, num_samples: int, num_features: int) -> None:
         super().__init__()
-        self.register_buffer("embeddings", torch.zeros(num_samples, num_features, dtype=torch.float16))
+        self.register_buffer("embeddings", empty_column(num_samples, Column((num_features,), torch.float16, 0.0)))
         self.register_buffer("seen", torch.zeros(num_samples, dtype=torch.bool))
 
     def look_up(self, sample_ids: torch.Tensor, otherwise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -105,6 +104,9 @@ class ClusterTable(nn.Module):
         require_kmeans()
         rows = visits.seen.nonzero().flatten()
         if rank() == 0:
+            # Not above: training CMSF-KM needs it, loading a model doesn't, and it takes longer to import than timm.
+            from sklearn.cluster import MiniBatchKMeans
+
             data = visits.embeddings[rows].float().cpu().numpy()
             kmeans = MiniBatchKMeans(
                 min(len(self.centroids), len(data)),
@@ -141,5 +143,5 @@ class ClusterTable(nn.Module):
 
 def require_kmeans() -> None:
     """Raise an `ImportError` that says what to install when there is no k-means."""
-    if MiniBatchKMeans is None:
+    if find_spec("sklearn") is None:
         raise ImportError("CMSF with `constraint: kmeans` clusters by scikit-learn: `pip install scikit-learn`")

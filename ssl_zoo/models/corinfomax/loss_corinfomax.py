@@ -1,6 +1,9 @@
 """The loss of CorInfoMax and the running statistics it is made of."""
 
+from typing import Any
+
 import torch
+from torch.autograd.function import once_differentiable
 
 from ssl_zoo.functional.moments import Moments
 
@@ -27,11 +30,10 @@ def updated_statistics(
     Returns:
         `Moments`: of the same shapes; the gradient flows through the batch's share of both.
     """
-    mean = forgetting_factor_mean * past.mean + (1 - forgetting_factor_mean) * batch.mean
+    mean = torch.lerp(batch.mean, past.mean, forgetting_factor_mean)
     rest = batch.mean - mean
-    about_mean = batch.covariance + rest.unsqueeze(-1) * rest.unsqueeze(-2)
-    covariance = forgetting_factor_covariance * past.covariance + (1 - forgetting_factor_covariance) * about_mean
-    return Moments(mean, covariance)
+    about_mean = torch.baddbmm(batch.covariance, rest.unsqueeze(-1), rest.unsqueeze(-2))
+    return Moments(mean, torch.lerp(about_mean, past.covariance, forgetting_factor_covariance))
 
 
 def log_determinants(covariances: torch.Tensor, *, offset: float) -> torch.Tensor:
@@ -48,14 +50,35 @@ def log_determinants(covariances: torch.Tensor, *, offset: float) -> torch.Tenso
         SingularCovarianceError: if one isn't positive definite or not finite; names the view, its smallest eigenvalue
             and the cures. All processes hold the same covariances, so all raise at once.
     """
-    identity = torch.eye(covariances.shape[-1], dtype=covariances.dtype, device=covariances.device)
-    factors, info = torch.linalg.cholesky_ex(covariances + offset * identity)
-    found: torch.Tensor = 2 * factors.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+    found: torch.Tensor
+    found, info = _LogDeterminant.apply(covariances, offset)
     usable = (info == 0) & found.isfinite()
     if not bool(usable.all()):
         view = int((~usable).nonzero()[0])
         raise SingularCovarianceError(_what_is_wrong(view, covariances[view].detach(), offset))
     return found
+
+
+class _LogDeterminant(torch.autograd.Function):
+    """Log-determinants and what Cholesky's decomposition says. The gradient is the inverse, from the same factors."""
+
+    @staticmethod
+    def forward(context: Any, covariances: torch.Tensor, offset: float) -> tuple[torch.Tensor, torch.Tensor]:
+        views, width, _ = covariances.shape
+        # A unit matrix in the corner changes nothing but that rows don't begin 4 KB apart: see `_PADDING` of moments.
+        shifted = torch.eye(width + 8, dtype=covariances.dtype, device=covariances.device).repeat(views, 1, 1)
+        shifted[:, :width, :width] = covariances
+        shifted.diagonal(dim1=-2, dim2=-1)[:, :width] += offset
+        factors, info = torch.linalg.cholesky_ex(shifted)
+        context.save_for_backward(factors[:, :width, :width])
+        context.mark_non_differentiable(info)
+        return 2 * factors.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1), info
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None]:
+        (factors,) = context.saved_tensors
+        return torch.cholesky_inverse(factors).mul_(gradient[:, None, None]), None
 
 
 def _what_is_wrong(view: int, covariance: torch.Tensor, offset: float) -> str:

@@ -1,0 +1,198 @@
+"""Flip, colour, blur and solarisation of a whole batch at once, on the device that trains.
+
+Every sample has its own parameters, and nothing waits for the host: no branch depends on a value, no loop runs over
+samples. Values stay whole numbers from 0 to 255 between the steps, rounded as PIL rounds them, so that every step is
+torchvision's on PIL images, but for a few hues in a thousand, which are a 255th of the circle off. The Gaussian is the
+one that torchvision computes; PIL's `GaussianBlur` makes it of three boxes.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import nn
+
+from ssl_zoo.data.view_parameters import BRIGHTNESS, CONTRAST, GLOBAL_1, GLOBAL_2, HUE, LOCAL, ViewParameters
+from ssl_zoo.data.views_config import ViewsConfig
+
+
+_FLIP, _GRAY, _SIGMA, _SOLARIZE, _HUE, _BLENDS = range(6)  # columns; the blends fill all that follow
+# The hue may turn before, between or after the three other changes. Three places for them on either side of it are
+# all orders there are: a change that is left out costs little, a second turn of the hue would cost much.
+_PLACES = 3
+_NO_BLEND = (1.0, 0.0, 0.0)
+_BLUR_SIGMAS = 3.0  # beyond, a Gaussian has 0.3 % of its weight
+
+
+def pack_parameters(parameters: Sequence[ViewParameters]) -> torch.Tensor:
+    """Write down what [`DeviceAugment`] has to know of each sample; crop and affine are done by then.
+
+    Args:
+        parameters (`Sequence[ViewParameters]`): One per sample, of one view.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, 23)`: float32.
+    """
+    return torch.tensor([_pack(one) for one in parameters], dtype=torch.float32)
+
+
+def _pack(one: ViewParameters) -> list[float]:
+    hue = -1.0  # none; a turn by nothing still rounds
+    before: list[float] = []
+    after: list[float] = []
+    for step, factor in one.jitter:
+        if step == HUE:
+            hue = float(int(factor * 255) % 256)  # PIL counts in 8 bits
+            continue
+        # Brightness blends with black, contrast with the mean grey, saturation with each pixel's grey.
+        to_mean, to_gray = float(step == CONTRAST), float(step not in (BRIGHTNESS, CONTRAST))
+        (before if hue < 0 else after).extend((factor, to_mean, to_gray))
+    blends = [value for part in (before, after) for value in (part + list(_NO_BLEND) * _PLACES)[: 3 * _PLACES]]
+    return [float(one.flip), float(one.gray), one.blur_sigma or 0.0, float(one.solarize), hue, *blends]
+
+
+class DeviceAugment(nn.Module):
+    """Changes the crops of one view as their parameters say, and normalises them.
+
+    Args:
+        config (`ViewsConfig`): Says which steps can happen at all, the largest blur, mean and standard deviation.
+        kind (`int`): `GLOBAL_1`, `GLOBAL_2` or `LOCAL`: which of the probabilities are this view's.
+    """
+
+    scale: torch.Tensor
+    shift: torch.Tensor
+
+    def __init__(self, config: ViewsConfig, kind: int) -> None:
+        super().__init__()
+        jitters = config.color_jitter_probability[kind] > 0
+        self._num_blends = sum(strength > 0 for strength in config.color_jitter[:HUE]) if jitters else 0
+        self._turns_hue = jitters and config.color_jitter[HUE] > 0
+        self._grays = config.gray_probability[kind] > 0
+        self._solarizes = config.solarize_probability[kind] > 0
+        self._blur_radius = math.ceil(_BLUR_SIGMAS * config.blur_sigma[1]) if config.blur_probability[kind] > 0 else 0
+        mean, std = torch.tensor(config.mean).view(3, 1, 1), torch.tensor(config.std).view(3, 1, 1)
+        self.register_buffer("scale", 1 / (255 * std), persistent=False)
+        self.register_buffer("shift", -mean / std, persistent=False)
+
+    def forward(self, pixels: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
+        """Flip, colour, grey, blur, solarise, normalise.
+
+        Args:
+            pixels (`torch.Tensor` of shape `(batch, 3, height, width)`): The crops, uint8.
+            parameters (`torch.Tensor` of shape `(batch, 23)`): From [`pack_parameters`], on the same device.
+
+        Returns:
+            `torch.Tensor` of shape `(batch, 3, height, width)`: float32, in channels_last memory.
+        """
+        flip, gray, sigma, solarize, hue = parameters[:, :_BLENDS, None, None, None].unbind(1)
+        # Channel by channel in memory: most steps treat the channels differently, or sum over them.
+        x = torch.where(flip > 0, pixels.flip(3), pixels).to(torch.float32, memory_format=torch.contiguous_format)
+        before, after = parameters[:, _BLENDS:].view(-1, 2, _PLACES, 3).unbind(1)
+        x = self._blend(x, before)
+        if self._turns_hue:
+            x = self._blend(torch.where(hue >= 0, turn_hue(x, hue), x), after)
+        if self._grays:
+            x = torch.where(gray > 0, luma(x), x)
+        if self._blur_radius:
+            x = gaussian_blur(x, sigma[:, 0, 0, 0], radius=self._blur_radius)
+        if self._solarizes:
+            x = torch.where((solarize > 0) & (x >= 128), 255 - x, x)
+        return x.contiguous(memory_format=torch.channels_last).mul_(self.scale).add_(self.shift)
+
+    def _blend(self, x: torch.Tensor, blends: torch.Tensor) -> torch.Tensor:
+        for number in range(self._num_blends):
+            factor, to_mean, to_gray = blends[:, number, :, None, None, None].unbind(1)
+            x = blend(x, factor, to_mean=to_mean, to_gray=to_gray)
+        return x
+
+
+def device_augments(config: ViewsConfig) -> Iterator[DeviceAugment]:
+    """One per view, in the order of the views."""
+    kinds = [GLOBAL_1] + [GLOBAL_2] * (config.global_crops - 1) + [LOCAL] * config.local_crops
+    return (DeviceAugment(config, kind) for kind in kinds)
+
+
+def luma(x: torch.Tensor) -> torch.Tensor:
+    """Grey of RGB pixels as PIL rounds it (ITU-R 601-2); all sums are whole numbers that float32 holds exactly.
+
+    Args:
+        x (`torch.Tensor` of shape `(batch, 3, height, width)`): Whole numbers from 0 to 255.
+
+    Returns:
+        `torch.Tensor` of shape `(batch, 1, height, width)`: the same.
+    """
+    red, green, blue = x.split(1, dim=1)
+    total: torch.Tensor = (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471)
+    return total.add_(32768).mul_(1 / 65536).floor_()
+
+
+def blend(x: torch.Tensor, factor: torch.Tensor, *, to_mean: torch.Tensor, to_gray: torch.Tensor) -> torch.Tensor:
+    """Move pixels away from black, from the image's mean grey or from their own grey by a factor.
+
+    Args:
+        x (`torch.Tensor` of shape `(batch, 3, height, width)`): Whole numbers from 0 to 255.
+        factor (`torch.Tensor` of shape `(batch, 1, 1, 1)`): 1 changes nothing, 0 gives black or the grey.
+        to_mean (`torch.Tensor` of shape `(batch, 1, 1, 1)`): 1 where it is the mean grey, else 0.
+        to_gray (`torch.Tensor` of shape `(batch, 1, 1, 1)`): 1 where it is their own grey, else 0.
+
+    Returns:
+        `torch.Tensor`: shape and values as `x`.
+    """
+    gray = luma(x)
+    mean = gray.mean(dim=(2, 3), keepdim=True).add_(0.5).floor_()
+    target = gray * to_gray + mean * to_mean
+    # Not `lerp`, which rounds differently.
+    return (x - target).mul_(factor).add_(target).clamp_(0, 255).floor_()
+
+
+def turn_hue(x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
+    """Turn the hue by so many 255ths of the circle, with hue and saturation rounded to 8 bits as PIL does.
+
+    Args:
+        x (`torch.Tensor` of shape `(batch, 3, height, width)`): Whole numbers from 0 to 255.
+        steps (`torch.Tensor` of shape `(batch, 1, 1, 1)`): Whole numbers from 0 to 255.
+
+    Returns:
+        `torch.Tensor`: shape and values as `x`.
+    """
+    red, green, blue = x.split(1, dim=1)
+    value = x.amax(1, keepdim=True)
+    chroma = value - x.amin(1, keepdim=True)
+    is_red, is_green = red == value, green == value
+    rise = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    sextant = (4 - 2 * is_green.to(x.dtype)) * ~is_red  # not `where` of numbers: it copies them to a GPU and waits
+    hue = (rise / chroma.clamp(min=1) + sextant).remainder_(6).mul_(42.5).floor_()  # 255 / 6
+    hue = hue.add_(steps).remainder_(256).mul_(6).div_(255)
+    saturation = (chroma * 255).div_(value.clamp(min=1)).floor_()
+    # Each channel is at its least for a third of the circle and at its most for another: red around 0, green around
+    # 2, blue around 4.
+    offsets = 5 - 2 * torch.arange(3, device=x.device).view(3, 1, 1)
+    share: torch.Tensor = (hue + offsets).remainder_(6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
+    return share.mul_(value * saturation / -255).add_(value).add_(0.5).floor_()
+
+
+def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor, *, radius: int) -> torch.Tensor:
+    """Blur each image with a Gaussian of its own, by rows and then by columns; mirrored at the borders.
+
+    Args:
+        x (`torch.Tensor` of shape `(batch, 3, height, width)`): Whole numbers from 0 to 255.
+        sigma (`torch.Tensor` of shape `(batch,)`): In pixels; 0 leaves the image as it is.
+        radius (`int`): The Gaussian is cut off beyond so many pixels.
+
+    Returns:
+        `torch.Tensor`: shape and values as `x`.
+    """
+    batch, channels, height, width = x.shape
+    radius = min(radius, height - 1, width - 1)  # a mirror shows no more
+    distances = torch.arange(-radius, radius + 1, device=x.device) / sigma.clamp(min=0.01)[:, None]
+    weights = distances.square_().mul_(-0.5).exp_()
+    weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(channels, dim=0)[:, None, None]
+    planes = x.reshape(1, batch * channels, height, width)
+    padded = nn.functional.pad(planes, (radius,) * 4, mode="reflect")
+    with torch.autocast(x.device.type, enabled=False):
+        rows = nn.functional.conv2d(padded, weights, groups=batch * channels)
+        blurred: torch.Tensor = nn.functional.conv2d(rows, weights.transpose(2, 3), groups=batch * channels)
+    return blurred.add_(0.5).floor_().view(x.shape)
+
+
+__all__ = ["DeviceAugment", "blend", "device_augments", "gaussian_blur", "luma", "pack_parameters", "turn_hue"]

@@ -1,0 +1,75 @@
+"""The `reference` backend: torchvision on PIL images, and PIL's own Gaussian blur, as in the papers' code."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFilter
+from torchvision.transforms.v2 import InterpolationMode
+from torchvision.transforms.v2 import functional as tv
+
+from ssl_zoo.data.decode import Pixels, decode_image
+from ssl_zoo.data.view_parameters import Affine, ViewParameters
+
+
+# In the order of BRIGHTNESS, CONTRAST, SATURATION, HUE.
+_JITTER_STEPS: tuple[Callable[[Any, float], Any], ...] = (
+    tv.adjust_brightness,
+    tv.adjust_contrast,
+    tv.adjust_saturation,
+    tv.adjust_hue,
+)
+
+
+def make_views(image: Image.Image, views: Sequence[ViewParameters], *, interpolation: str) -> list[Pixels]:
+    """The views of one RGB image, each of shape `(size, size, 3)`.
+
+    Args:
+        image (`PIL.Image.Image`): RGB.
+        views (`Sequence[ViewParameters]`): Drawn for an image of this size.
+        interpolation (`str`): `"nearest"`, `"bilinear"`, `"bicubic"` or `"lanczos"`.
+    """
+    return [np.array(_make_view(image, view, interpolation)) for view in views]
+
+
+def read_views(
+    value: Any,
+    draw: Callable[[tuple[int, int]], list[ViewParameters]],
+    *,
+    interpolation: str,
+    only_cut: bool,
+) -> tuple[list[Pixels], list[ViewParameters]]:
+    """Decode one image value and make its views.
+
+    Args:
+        value: See `decode_image`.
+        draw: Draws the views of an image of a width and height.
+        interpolation (`str`): See [`make_views`].
+        only_cut (`bool`): Not offered here: the views are always complete.
+    """
+    image = decode_image(value)
+    views = draw(image.size)
+    return make_views(image, views, interpolation=interpolation), views
+
+
+def _make_view(image: Image.Image, view: ViewParameters, interpolation: str) -> Any:
+    """Affine, crop, flip, colour, grey, blur, solarise: the order of the reference code."""
+    made: Any = image if view.affine is None else apply_affine(image, view.affine)
+    left, top, right, bottom = view.box
+    size, mode = [view.size, view.size], InterpolationMode(interpolation)
+    made = tv.resized_crop(made, top, left, bottom - top, right - left, size, interpolation=mode)
+    if view.flip:
+        made = tv.horizontal_flip(made)
+    for step, factor in view.jitter:
+        made = _JITTER_STEPS[step](made, factor)
+    if view.gray:
+        made = tv.to_grayscale(made, num_output_channels=3)
+    if view.blur_sigma is not None:
+        made = made.filter(ImageFilter.GaussianBlur(view.blur_sigma))
+    return tv.solarize(made, threshold=128) if view.solarize else made
+
+
+def apply_affine(image: Image.Image, affine: Affine) -> Any:
+    """Turn, shift and zoom about the centre; black outside."""
+    angle, shift, zoom = affine
+    return tv.affine(image, angle, list(shift), zoom, shear=[0.0, 0.0], interpolation=InterpolationMode.BILINEAR)

@@ -1,0 +1,120 @@
+"""The `views` section of a recipe."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from ssl_zoo.data.errors import DataError
+
+
+BACKENDS = ("fast", "reference", "device")
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass
+class ViewsConfig:
+    """The `views` section of a recipe: how many crops, how large, and how strongly they are changed.
+
+    Lists of three probabilities are for the first global view, the second global view and the local views.
+    """
+
+    global_crops: int = field(default=2, metadata={"help": "number of global views"})
+    global_size: int = field(default=224, metadata={"help": "side of a global view in pixels"})
+    global_scale: list[float] = field(
+        default_factory=lambda: [0.14, 1.0], metadata={"help": "share of the image's area a global view covers"}
+    )
+    local_crops: int = field(default=0, metadata={"help": "number of local views"})
+    local_size: int = field(default=96, metadata={"help": "side of a local view in pixels"})
+    local_scale: list[float] = field(
+        default_factory=lambda: [0.05, 0.14], metadata={"help": "share of the image's area a local view covers"}
+    )
+    aspect_ratio: list[float] = field(
+        default_factory=lambda: [3 / 4, 4 / 3], metadata={"help": "range of the width / height of a crop"}
+    )
+    interpolation: str = field(
+        default="bicubic", metadata={"help": "resampling of the crops: nearest, bilinear, bicubic or lanczos"}
+    )
+    rotation_degrees: float = field(
+        default=0.0, metadata={"help": "rotate by up to this many degrees either way, before the crop"}
+    )
+    translate: float = field(
+        default=0.0, metadata={"help": "shift by up to this share of width and height, before the crop"}
+    )
+    affine_scale: list[float] = field(
+        default_factory=lambda: [1.0, 1.0], metadata={"help": "range of a zoom before the crop; [1, 1] is none"}
+    )
+    flip_probability: float = field(default=0.5, metadata={"help": "probability of a horizontal flip"})
+    color_jitter: list[float] = field(
+        default_factory=lambda: [0.4, 0.4, 0.2, 0.1],
+        metadata={"help": "largest change of brightness, contrast, saturation (shares) and hue (turns, <= 0.5)"},
+    )
+    color_jitter_probability: list[float] = field(
+        default_factory=lambda: [0.8, 0.8, 0.8],
+        metadata={"help": "probability of the colour jitter, per kind of view"},
+    )
+    gray_probability: list[float] = field(
+        default_factory=lambda: [0.2, 0.2, 0.2],
+        metadata={"help": "probability of losing all colour, per kind of view"},
+    )
+    blur_probability: list[float] = field(
+        default_factory=lambda: [1.0, 0.1, 0.5], metadata={"help": "probability of a Gaussian blur, per kind of view"}
+    )
+    blur_sigma: list[float] = field(
+        default_factory=lambda: [0.1, 2.0], metadata={"help": "range of the blur's sigma in pixels"}
+    )
+    solarize_probability: list[float] = field(
+        default_factory=lambda: [0.0, 0.2, 0.0],
+        metadata={"help": "probability of inverting all values above 128, per kind of view"},
+    )
+    backend: str = field(
+        default="fast",
+        metadata={
+            "help": "who makes the views: fast (within 2/255 of torchvision), reference (torchvision itself) or "
+            "device (crops by the workers, the rest for whole batches on the GPU)"
+        },
+    )
+    mean: list[float] = field(
+        default_factory=lambda: list(IMAGENET_MEAN), metadata={"help": "per channel, subtracted; pixels are 0 to 1"}
+    )
+    std: list[float] = field(
+        default_factory=lambda: list(IMAGENET_STD), metadata={"help": "per channel, divided by; pixels are 0 to 1"}
+    )
+
+    def __post_init__(self) -> None:
+        """Check every value; an error names the key, the value and what is expected."""
+        for key, low in (("global_crops", 1), ("global_size", 1), ("local_crops", 0), ("local_size", 1)):
+            _require(getattr(self, key) >= low, key, getattr(self, key), f"at least {low}")
+        for key in ("global_scale", "local_scale"):
+            _require_range(key, getattr(self, key), low=0.0, high=1.0)
+        for key in ("aspect_ratio", "affine_scale"):
+            _require_range(key, getattr(self, key), low=0.0, high=math.inf)
+        _require_range("blur_sigma", self.blur_sigma, low=0.0, high=math.inf)
+        _require(
+            self.interpolation in INTERPOLATIONS,
+            "interpolation",
+            self.interpolation,
+            f"one of {list(INTERPOLATIONS)}",
+        )
+        _require(self.backend in BACKENDS, "backend", self.backend, f"one of {list(BACKENDS)}")
+        _require(0 <= self.rotation_degrees <= 180, "rotation_degrees", self.rotation_degrees, "0 to 180")
+        _require(0 <= self.translate <= 1, "translate", self.translate, "a share, 0 to 1")
+        _require(0 <= self.flip_probability <= 1, "flip_probability", self.flip_probability, "0 to 1")
+        for key in ("color_jitter_probability", "gray_probability", "blur_probability", "solarize_probability"):
+            ok = len(getattr(self, key)) == 3 and all(0 <= value <= 1 for value in getattr(self, key))
+            _require(ok, key, getattr(self, key), "3 probabilities: global 1, global 2, local")
+        ok = len(self.color_jitter) == 4 and min(self.color_jitter) >= 0 and self.color_jitter[3] <= 0.5
+        _require(ok, "color_jitter", self.color_jitter, "4 numbers >= 0, the last (hue) at most 0.5")
+        _require(len(self.mean) == 3, "mean", self.mean, "3 numbers")
+        _require(len(self.std) == 3 and min(self.std) > 0, "std", self.std, "3 numbers > 0")
+
+
+def _require(ok: bool, key: str, value: object, expected: str) -> None:
+    if not ok:
+        raise DataError(f"`views.{key}` must be {expected}, got {value!r}.")
+
+
+def _require_range(key: str, value: Sequence[float], *, low: float, high: float) -> None:
+    ok = len(value) == 2 and low < value[0] <= value[1] <= high
+    _require(ok, key, value, f"[smallest, largest] with {low:g} < smallest <= largest <= {high:g}")

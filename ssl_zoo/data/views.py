@@ -114,7 +114,7 @@ class ImageTransform(ABC):
         part = max(1, part)
         for target, source, values in zip(made.split(part), pixels.split(part), rows.split(part), strict=True):
             target.copy_(source)
-            values.mul_(scale).add_(shift)
+            torch.addcmul(shift, values, scale, out=values)
         return made
 
     def __call__(self, image: Image.Image, *, seed: int | str | None = None) -> list[torch.Tensor]:

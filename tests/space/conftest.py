@@ -125,7 +125,7 @@ def fill_shelf(shelf: Path) -> None:
     large = shelf / "large" / "one"
     large.mkdir(parents=True)
     Image.linear_gradient("L").convert("RGB").resize((1600, 1600)).save(large / "0.jpg")
-    for number in range(1, 100):
+    for number in range(1, 200):
         os.link(large / "0.jpg", large / f"{number}.jpg")
     models = ROOT / "space/models"
     for name, place in (("mira-embedded", "run/checkpoints/step-5"), ("mira-cifar10", "run/model")):

@@ -440,14 +440,15 @@ def test_enter_opens_what_was_typed(visit):
 
 def test_long_work_can_be_stopped_and_goes_on(visit):
     page = visit(link(MIRA))
-    page.locator("#images input").fill("100")
+    page.locator("#images input").fill("200")
     page.locator("#data input").fill("large")
     page.locator("#open").click()
-    page.locator("#cancel").click()
+    page.locator("#cancel").wait_for()
+    page.locator("#cancel").dispatch_event("click")  # `click` waits until the bar around it has stopped moving
     wait_for_words(page, "#progress .note", "Stopped")
     assert "of embedded" in page.inner_text("#status"), "what was open stays open"
     page.locator("#open").click()
-    wait_for_words(page, "#status", "100 images of large")
+    wait_for_words(page, "#status", "200 images of large")
 
 
 def test_by_keyboard(visit):

@@ -186,7 +186,7 @@ def draw(results: list[Result], path: Path) -> None:
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(axis="x", linewidth=0.4)
-    axes.set_title(
+    figure.suptitle(
         "Blue: aim reached, or none; orange: missed. Thick mark: the aim. Thin line: all repeats.", fontsize=8
     )
     axes.spines[["top", "right"]].set_visible(False)

@@ -8,18 +8,14 @@ images/s. What isn't such arithmetic is added: searching a bank, and SeLa's pass
 held against what papers state. benchmarks/scaling_page.py makes a table of it in docs/scaling.md.
 """
 
-import json
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import timm
 from gpu_facts import MACHINES, V100_RATE, Machine
-from machine import describe_machine
-from pairing import RESULTS, arguments
+from pairing import arguments, save
 from recipe_costs import NUM_IMAGES, forward_flops, recipe_name, recipe_paths, step_flops, supervised_flops
 
-from ssl_zoo.provenance import command, commit, versions
 from ssl_zoo.training.recipe import Recipe, load_recipe
 
 
@@ -124,17 +120,8 @@ def main() -> None:
         "recipes": rows,
         "supervised_flops": supervised,
         "checks": checks,
-        "machine": describe_machine(),
-        "versions": versions(),
-        "commit": commit(),
-        "command": command(),
-        "date": date.today().isoformat(),
     }
-    out = options.out or (None if options.quick else RESULTS / "gpu_estimate.json")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {out}")
+    save("gpu_estimate", content, options)
 
 
 if __name__ == "__main__":

@@ -186,32 +186,45 @@ class Report:
 
     def finish(self) -> None:
         """Write the JSON, whole or not at all."""
-        out = self._options.out or (None if self._options.quick else RESULTS / f"{self.name}.json")
-        if out is None:
-            return
         content = {
             "name": self.name,
             "question": self.question,
             "rows": [asdict(row) for row in self.rows],
             "notes": self.notes,
-            "machine": describe_machine(),
-            "threads": self._options.threads,
             "quick": self._options.quick,
             "rival_versions": _rival_versions(),
-            "versions": versions(),
-            "commit": commit(),
-            "command": command(),
-            "date": date.today().isoformat(),
         }
-        partial = out.with_suffix(".partial")
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        partial.replace(out)
-        print(f"wrote {out}")
+        save(self.name, content, self._options)
 
     def _progress(self, text: str) -> None:
         if sys.stderr.isatty():
             print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
+
+
+def save(name: str, content: dict[str, Any], options: argparse.Namespace) -> None:
+    """Write numbers, and where they come from, to the JSON that the options ask for: whole, or not at all.
+
+    Args:
+        name: Of the benchmark: its file without `.py`.
+        content: The numbers.
+        options: From [`arguments`]. With `--quick` nothing is written but where `--out` says.
+    """
+    out = options.out or (None if options.quick else RESULTS / f"{name}.json")
+    if out is None:
+        return
+    origin = {
+        "machine": describe_machine(),
+        "threads": options.threads,
+        "versions": versions(),
+        "commit": commit(),
+        "command": command(),
+        "date": date.today().isoformat(),
+    }
+    partial = out.with_suffix(".partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    partial.write_text(json.dumps({**content, **origin}, indent=1) + "\n", encoding="utf-8")
+    partial.replace(out)
+    print(f"wrote {out}")
 
 
 def _rival_versions() -> dict[str, str]:

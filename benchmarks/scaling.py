@@ -12,7 +12,6 @@ benchmarks/scaling_page.py makes docs/scaling.md of the numbers.
 """
 
 import functools
-import json
 import math
 import multiprocessing
 import os
@@ -22,15 +21,13 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from gpu_facts import MACHINES, collective_seconds
-from machine import describe_machine
-from pairing import RESULTS, arguments, peak_memory, seconds
+from pairing import arguments, peak_memory, save, seconds
 from recipe_costs import ROOT, build, count_collectives, one_process_group, step_inputs
 
 from ssl_zoo.evaluation.frozen.knn import WeightedKnn
@@ -39,7 +36,6 @@ from ssl_zoo.functional.moments import Moments, batch_moments
 from ssl_zoo.functional.neighbors import nearest_neighbors
 from ssl_zoo.functional.sinkhorn import sinkhorn_solve
 from ssl_zoo.models.corinfomax.loss_corinfomax import log_determinants, updated_statistics
-from ssl_zoo.provenance import command, commit, versions
 from ssl_zoo.training.recipe import load_recipe
 
 
@@ -399,19 +395,9 @@ def main() -> None:
         "processes": measure_processes(quick=options.quick),
         "gpu_counts": GPU_COUNTS,
         "recipes": count_volumes(quick=options.quick),
-        "machine": describe_machine(),
-        "threads": options.threads,
-        "versions": versions(),
-        "commit": commit(),
-        "command": command(),
-        "date": date.today().isoformat(),
     }
     print(f"{time.perf_counter() - start:.0f} s")
-    out = options.out or (None if options.quick else RESULTS / "scaling.json")
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        print(f"wrote {out}")
+    save("scaling", content, options)
 
 
 if __name__ == "__main__":

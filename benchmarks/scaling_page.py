@@ -2,7 +2,7 @@
 
 python benchmarks/scaling_page.py
 
-`benchmarks/render.py` may call `page` and `draw` instead.
+`benchmarks/render.py` does it, too.
 """
 
 import json

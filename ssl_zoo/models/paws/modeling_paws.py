@@ -118,17 +118,18 @@ class PawsForPreTraining(SSLForPreTraining):
         predictions = self.predictor(projections)
         with torch.autocast(projections.device.type, enabled=False):
             count = len(support_labels)
+            predictions, projections = _at_least_float32(predictions), _at_least_float32(projections)
             shape = (len(views), len(views[0]), -1)
             classes, columns = torch.unique(all_gather_rows(support_labels), return_inverse=True)
             known = class_targets(columns, num_classes=len(classes), smoothing=config.label_smoothing)
-            support = all_gather_rows_with_gradient(predictions[:count].float())
+            support = all_gather_rows_with_gradient(predictions[:count])
             probabilities = soft_nearest_neighbors(
-                predictions[count:].float(), support, known, temperature=config.temperature
+                predictions[count:], support, known, temperature=config.temperature
             ).view(shape)
             with torch.no_grad():
                 # Targets come from before the predictor, as in the authors' code.
-                rows = projections[count : count + 2 * len(views[0])].float()
-                support = all_gather_rows(projections[:count].detach().float())
+                rows = projections[count : count + 2 * len(views[0])]
+                support = all_gather_rows(projections[:count].detach())
                 named = soft_nearest_neighbors(rows, support, known, temperature=config.temperature)
                 targets = paws_targets(
                     named.view(2, *shape[1:]),
@@ -161,6 +162,10 @@ class PawsForPreTraining(SSLForPreTraining):
                 f"`temperature` or `sharpening_temperature`, or give more support images per class"
             )
         return found
+
+
+def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def _accuracy(targets: torch.Tensor, classes: torch.Tensor, labels: torch.Tensor | None) -> torch.Tensor | None:

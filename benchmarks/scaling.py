@@ -32,10 +32,10 @@ from recipe_costs import ROOT, build, count_collectives, one_process_group, step
 
 from ssl_zoo.evaluation.frozen.knn import WeightedKnn
 from ssl_zoo.functional.assignment import mira_assignment
-from ssl_zoo.functional.moments import Moments, batch_moments
+from ssl_zoo.functional.moments import Moments
 from ssl_zoo.functional.neighbors import nearest_neighbors
 from ssl_zoo.functional.sinkhorn import sinkhorn_solve
-from ssl_zoo.models.corinfomax.loss_corinfomax import log_determinants, updated_statistics
+from ssl_zoo.models.corinfomax.loss_corinfomax import running_log_determinants
 from ssl_zoo.training.recipe import load_recipe
 
 
@@ -120,10 +120,10 @@ def _corinfomax(width: int) -> Callable[[], None]:
 
     def work() -> None:
         own = rows.clone().requires_grad_()
-        running = updated_statistics(
-            past, batch_moments(own), forgetting_factor_mean=0.1, forgetting_factor_covariance=0.1
+        log_dets, *_ = running_log_determinants(
+            own, past, forgetting_factor_mean=0.1, forgetting_factor_covariance=0.1, offset=1e-8
         )
-        (-log_determinants(running.covariance, offset=1e-8).sum() / width).backward()
+        (-log_dets.sum() / width).backward()
 
     return work
 

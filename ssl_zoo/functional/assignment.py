@@ -75,23 +75,20 @@ def mira_assignment(
         # columns scaled; `shift` undoes the columns: k_ij ~ kernel_ij exp(shift_j), a_j k_ij ~ kernel_ij weights_j.
         kernel = torch.empty(problems.shape, dtype=dtype, device=scores.device)
         # Vectors are float64: the rounding of a logarithm in float32 would look like a change, and never stop.
-        log_a = log_v = torch.zeros_like(kernel[:, 0], dtype=torch.float64)
-        shift, log_a_of_kernel = _fill_(kernel, problems, sharpness, None), log_a
+        log_m = log_m_of_kernel = torch.zeros_like(kernel[:, 0], dtype=torch.float64)
+        shift = _fill_(kernel, problems, sharpness, None)
         for iteration in range(num_iters + 1):
-            largest = (shift + log_a).amax(dim=-1, keepdim=True)
-            weights = torch.exp(shift + log_a - largest)
+            # Common factors of v, and with them that of the weights, are left out: they don't matter.
+            weights = _weights(shift, log_m, beta)
             column_sums = all_reduce_sum_(_column_sums(kernel, weights.to(dtype)).double())
-            # Number of samples of all processes: sum_j m_j a_j with sums for the means in m.
-            count = (column_sums * weights).sum(dim=-1, keepdim=True)
-            log_m = shift + column_sums.log() - largest - count.log()
-            log_a = -beta * log_m
-            previous, log_v = log_v, (1.0 - beta) * log_m
-            change, moved = torch.stack([_spread(log_v - previous), _spread(log_a - log_a_of_kernel)]).tolist()
-            if moved > _LARGEST_RANGE:
-                shift, log_a_of_kernel = _fill_(kernel, problems, sharpness, log_a), log_a
-            if iteration > 0 and change < tolerance:
+            previous, log_m = log_m, column_sums.log_().add_(shift)
+            moves = torch.stack([log_m - previous, log_m - log_m_of_kernel])
+            change, moved = (moves.amax(dim=-1) - moves.amin(dim=-1)).amax(dim=-1).tolist()
+            if beta * moved > _LARGEST_RANGE:
+                shift, log_m_of_kernel = _fill_(kernel, problems, sharpness, -beta * log_m), log_m
+            if iteration > 0 and (1.0 - beta) * change < tolerance:
                 break
-        weights = torch.exp(shift + log_a - (shift + log_a).amax(dim=-1, keepdim=True)).to(dtype)
+        weights = _weights(shift, log_m, beta).to(dtype)
         for index, rows in _blocks(kernel):
             block = kernel[index, rows].mul_(weights[index])
             block /= block.sum(dim=1, keepdim=True)
@@ -107,9 +104,10 @@ def _smallest_change(beta: float, precision: float) -> float:
     return 4.0 * precision * ((1.0 - beta) / beta) ** 2 if beta > 0.0 else float("inf")
 
 
-def _spread(vectors: torch.Tensor) -> torch.Tensor:
-    """Largest difference of two entries of the same row."""
-    return (vectors.amax(dim=-1) - vectors.amin(dim=-1)).max()
+def _weights(shift: torch.Tensor, log_m: torch.Tensor, beta: float) -> torch.Tensor:
+    """a_j exp(shift_j), of which the largest is 1 for each problem."""
+    exponents = torch.sub(shift, log_m, alpha=beta)
+    return exponents.sub_(exponents.amax(dim=-1, keepdim=True)).exp_()
 
 
 def _blocks(kernel: torch.Tensor) -> Iterator[tuple[int, slice]]:
@@ -126,9 +124,11 @@ def _fill_(
 ) -> torch.Tensor:
     """Exponentials of sharpness x scores, rows and then (global) columns scaled by their largest weighted entry.
 
+    Columns are left as they are where no exponential is small, as of cosines at MIRA's temperatures.
+
     Args:
         kernel (`torch.Tensor` of shape `(problems, batch, num_prototypes)`): To be filled. Its entries are then at
-            most 1, and each row and column holds a 1.
+            most 1, each row holds a 1, and each column something that is far from underflow.
         scores (`torch.Tensor` of the same shape): Local to this process.
         sharpness: > 0.
         log_weights (`torch.Tensor` of shape `(problems, num_prototypes)`): float64, the same on every process;
@@ -139,6 +139,8 @@ def _fill_(
         exp(sharpness scores_ij) is kernel_ij exp(shift_j); in a row, shift + log_weights is 0 where the 1 stands.
     """
     maxima = torch.full_like(kernel[:, 0], float("-inf"))
+    if log_weights is None and _fill_mild_(kernel, scores, sharpness):
+        return torch.zeros_like(maxima, dtype=torch.float64)
     for index, rows in _blocks(kernel):
         given, block = scores[index, rows].to(kernel.dtype), kernel[index, rows]
         # The difference first: close to the maximum it is exact, where large logits would be rounded.
@@ -152,6 +154,19 @@ def _fill_(
         # Below the smallest normal number of float32, exponentials and products would take ten times as long.
         kernel[index, rows].sub_(maxima[index]).clamp_min_(-87.0).exp_()
     return maxima.double() if log_weights is None else maxima - log_weights
+
+
+def _fill_mild_(kernel: torch.Tensor, scores: torch.Tensor, sharpness: float) -> bool:
+    """Exponentials with rows scaled by their largest entry; whether all are far from underflow, on every process."""
+    lowest = torch.zeros((), dtype=torch.float64, device=kernel.device)
+    for index, rows in _blocks(kernel):
+        given = scores[index, rows].to(kernel.dtype)
+        largest = given.amax(dim=1, keepdim=True)
+        # sharpness x given is added in one rounding; that of the other term is a factor of the row.
+        block = torch.add(largest.mul_(-sharpness), given, alpha=sharpness, out=kernel[index, rows])
+        lowest = torch.minimum(lowest, block.amin())
+        block.exp_()
+    return bool(all_reduce_max_(-lowest) < _LARGEST_RANGE)
 
 
 def _column_sums(kernel: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Mean and covariance over the batch of all processes, and rows of unit length; differentiable once."""
+"""Mean and covariance over the batch of all processes, and rows of unit length."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from ssl_zoo.functional.distributed import all_reduce_sum_
 
 __all__ = ["Moments", "batch_moments", "combine_moments", "unit_rows"]
 
-# Parts of the columns in the product of a matrix with itself: of 4 x 4 blocks the 10 in and below the diagonal.
-_PARTS = 4
+# Parts of the columns in the product of a matrix with itself: of 8 x 8 blocks the 36 in and below the diagonal.
+_PARTS = 8
 # Unused numbers behind each row: of rows that begin 4 KB apart few fit into the cache at once.
 _PADDING = 8
 
@@ -31,58 +31,34 @@ class Moments(NamedTuple):
     covariance: torch.Tensor
 
 
-def batch_moments(rows: torch.Tensor, *, dtype: torch.dtype | None = None) -> Moments:
-    """Mean and covariance over the rows of all processes.
+@torch.no_grad()
+def batch_moments(rows: torch.Tensor, *, dtype: torch.dtype | None = None) -> tuple[Moments, torch.Tensor]:
+    """Mean and covariance over the rows of all processes, and how many they are; without gradient.
 
     The second moment is summed about the mean of all processes, so that nothing cancels when the mean is large.
-    Two all-reduces, of `features + 1` and of `features ** 2` numbers for each leading index; gradients flow through
-    both, as for a loss that every process computes in full (see [`all_reduce_sum`]).
+    Two all-reduces, of `features + 1` and of `features ** 2` numbers for each leading index.
 
     Args:
         rows (`torch.Tensor` of shape `(..., batch, features)`): Local to this process; leading dimensions are
             independent sets. Batches may differ between processes.
-        dtype (`torch.dtype`, *optional*): What to compute in; that of `rows` by default. The gradient is computed in
-            that of `rows`, to which it'd be rounded in any case.
+        dtype (`torch.dtype`, *optional*): What to compute in; that of `rows` by default.
 
     Returns:
-        [`Moments`]: in `dtype`, equal on every process.
+        [`Moments`] in `dtype` and the number of rows `(..., 1)`, equal on every process.
 
     Raises:
         ValueError: If `rows` has fewer than two dimensions.
     """
     if rows.ndim < 2:
         raise ValueError(f"`rows` must have shape (..., batch, features), got {tuple(rows.shape)}")
-    mean, covariance = _BatchMoments.apply(rows, dtype or rows.dtype)
-    return Moments(mean, covariance)
-
-
-class _BatchMoments(torch.autograd.Function):
-    """Half of what autograd would do: the product is symmetric, and so is its gradient."""
-
-    @staticmethod
-    def forward(context: Any, rows: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        *sets, batch, width = rows.shape
-        centred = rows.new_empty(*sets, batch, width + _PADDING, dtype=dtype)[..., :width].copy_(rows)
-        local = centred.new_full((*sets, 1), batch)
-        sums = all_reduce_sum_(torch.cat([centred.sum(dim=-2), local], dim=-1))
-        count = sums[..., -1:]
-        mean = sums[..., :-1] / count
-        centred -= mean.unsqueeze(-2)
-        context.save_for_backward(rows, mean, count)
-        return mean, all_reduce_sum_(_scatter(centred)).div_(count.unsqueeze(-1))
-
-    @staticmethod
-    @once_differentiable
-    def backward(context: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
-        rows, mean, count = context.saved_tensors
-        of_mean, of_covariance = gradients
-        # Gradients may come transposed, and NCCL refuses such tensors.
-        slope = all_reduce_sum_((of_covariance + of_covariance.mT).contiguous()).div_(count.unsqueeze(-1))
-        sums = all_reduce_sum_(of_mean.clone(memory_format=torch.contiguous_format))
-        # (rows - mean) @ slope + of_mean / count. No more: the scatter about the mean is stationary in the mean.
-        shift = (sums / count).unsqueeze(-2) - mean.unsqueeze(-2) @ slope
-        of_rows: torch.Tensor = rows @ slope.to(rows.dtype)
-        return of_rows.add_(shift.to(rows.dtype)), None
+    *sets, batch, width = rows.shape
+    centred = rows.new_empty(*sets, batch, width + _PADDING, dtype=dtype or rows.dtype)[..., :width].copy_(rows)
+    local = centred.new_full((*sets, 1), batch)
+    sums = all_reduce_sum_(torch.cat([centred.sum(dim=-2), local], dim=-1))
+    count = sums[..., -1:]
+    mean = sums[..., :-1] / count
+    centred -= mean.unsqueeze(-2)
+    return Moments(mean, all_reduce_sum_(_scatter(centred)).div_(count.unsqueeze(-1))), count
 
 
 def _scatter(rows: torch.Tensor) -> torch.Tensor:

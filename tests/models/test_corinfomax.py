@@ -14,7 +14,7 @@ from ssl_zoo.models.corinfomax.loss_corinfomax import (
     SingularCovarianceError,
     corinfomax_loss,
     log_determinants,
-    updated_statistics,
+    running_log_determinants,
 )
 from tests.two_processes import run_in_two_processes
 
@@ -53,10 +53,9 @@ def _start(width=WIDTH, initial=1.0):
 
 def _loss_of(rows, past, *, la_mean=0.1, la_covariance=0.3, offset=1e-3):
     """Loss of unit projections (2, batch, features) and the statistics after them."""
-    running = updated_statistics(
-        past, batch_moments(rows), forgetting_factor_mean=la_mean, forgetting_factor_covariance=la_covariance
+    log_dets, _, running = running_log_determinants(
+        rows, past, forgetting_factor_mean=la_mean, forgetting_factor_covariance=la_covariance, offset=offset
     )
-    log_dets = log_determinants(running.covariance, offset=offset)
     similarity = (rows[0] - rows[1]).square().mean()
     loss = corinfomax_loss(similarity, log_dets, rows.shape[-1], similarity_weight=50.0, covariance_weight=2.0)
     return loss, running
@@ -128,25 +127,52 @@ def test_each_view_has_a_pass_of_its_own_as_in_the_authors_code():
 
 def test_log_determinant_of_an_isotropic_covariance():
     covariances = torch.stack([0.5 * torch.eye(6), 2.0 * torch.eye(6)]).double()
-    found = log_determinants(covariances, offset=0.25)
+    found, _ = log_determinants(covariances, offset=0.25)
     assert found.tolist() == pytest.approx([6 * math.log(0.75), 6 * math.log(2.25)], rel=1e-12)
 
 
 def test_log_determinant_by_cholesky_equals_numpys_slogdet():
     rows = _unit(2, 200, 32) * torch.logspace(0, -3, 32, dtype=torch.float64)  # eigenvalues over 6 decades
-    covariances = batch_moments(rows).covariance
+    covariances = batch_moments(rows)[0].covariance
     signs, expected = np.linalg.slogdet(covariances.numpy() + 1e-8 * np.eye(32))
     assert (signs == 1).all()
-    np.testing.assert_allclose(log_determinants(covariances, offset=1e-8), expected, rtol=1e-12)
+    np.testing.assert_allclose(log_determinants(covariances, offset=1e-8)[0], expected, rtol=1e-12)
 
 
-def test_gradient_of_the_log_determinants_is_that_of_torchs():
-    covariances = batch_moments(_unit(2, 40, 10)).covariance
-    found, expected = (covariances.clone().requires_grad_() for _ in range(2))
-    weights = torch.tensor([1.0, -3.0]).double()
-    (log_determinants(found, offset=1e-3) * weights).sum().backward()
-    (torch.logdet(expected + 1e-3 * torch.eye(10).double()) * weights).sum().backward()
-    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-9, atol=0)
+@pytest.mark.parametrize(("la_mean", "la_covariance"), [(0.3, 0.2), (0.0, 0.0)])
+def test_gradient_of_the_log_determinants_is_autograds_of_the_definition(la_mean, la_covariance):
+    rows, weights = _unit(2, 40, 10) + 0.2, torch.tensor([1.0, -3.0]).double()
+    past = Moments(0.1 * _unit(2, 10), torch.eye(10).double() + _unit(2, 1, 10).mT @ _unit(2, 1, 10))
+    found, expected = (rows.clone().requires_grad_() for _ in range(2))
+    log_dets, *_ = running_log_determinants(
+        found, past, forgetting_factor_mean=la_mean, forgetting_factor_covariance=la_covariance, offset=1e-3
+    )
+    (log_dets * weights).sum().backward()
+    mean = la_mean * past.mean + (1 - la_mean) * expected.mean(dim=1)
+    centred = expected - mean.unsqueeze(1)
+    covariance = la_covariance * past.covariance + (1 - la_covariance) * centred.mT @ centred / 40
+    reference = torch.logdet(covariance + 1e-3 * torch.eye(10).double())
+    (reference * weights).sum().backward()
+    torch.testing.assert_close(log_dets, reference, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.grad, expected.grad, rtol=1e-9, atol=1e-12)
+
+
+def _log_determinants_and_gradient(process, parts):
+    rows = (torch.cat(parts, dim=1) if process is None else parts[process]).clone().requires_grad_()
+    factors = {"forgetting_factor_mean": 0.3, "forgetting_factor_covariance": 0.2}
+    log_dets, *_ = running_log_determinants(rows, _start(), **factors, offset=1e-3)
+    log_dets.square().sum().backward()
+    return log_dets.detach(), rows.grad
+
+
+def test_gradient_of_two_processes_with_unequal_batches_is_that_of_one():
+    parts = [_unit(2, 24, WIDTH)[:, :9] + 0.1, _unit(2, 24, WIDTH)[:, 9:]]
+    whole = _log_determinants_and_gradient(None, parts)
+    both = run_in_two_processes(_log_determinants_and_gradient, parts)
+    for log_dets, _ in both:
+        torch.testing.assert_close(log_dets, whole[0], rtol=0, atol=1e-12)
+    # Each of two processes has twice the gradient: DistributedDataParallel halves it.
+    torch.testing.assert_close(torch.cat([grad for _, grad in both], dim=1) / 2, whole[1], rtol=0, atol=1e-13)
 
 
 def test_equal_views_cost_no_similarity():
@@ -296,7 +322,7 @@ def test_the_loss_is_computed_in_full_precision_under_autocast():
         )
     assert output.loss.dtype == torch.float32
     assert output.batch_covariances.dtype == torch.float64
-    torch.testing.assert_close(output.batch_covariances, batch_moments(rows.detach()).covariance, rtol=0, atol=1e-15)
+    torch.testing.assert_close(output.batch_covariances, batch_moments(rows)[0].covariance, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize(("batch", "tolerance"), [(4, 1e-6), (12, 1e-6), (40, 1e-4)])

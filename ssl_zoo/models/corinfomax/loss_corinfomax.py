@@ -1,11 +1,12 @@
 """The loss of CorInfoMax and the running statistics it is made of."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.autograd.function import once_differentiable
 
-from ssl_zoo.functional.moments import Moments
+from ssl_zoo.functional.distributed import all_reduce_sum_
+from ssl_zoo.functional.moments import Moments, batch_moments
 
 
 class SingularCovarianceError(ArithmeticError):
@@ -22,13 +23,13 @@ def updated_statistics(
     mean(z) - mu, which is the same without a cancellation.
 
     Args:
-        past (`Moments`): mu `(..., features)` and R `(..., features, features)` before this batch; no gradient.
-        batch (`Moments`): The batch's own, over all processes, with gradient.
+        past (`Moments`): mu `(..., features)` and R `(..., features, features)` before this batch.
+        batch (`Moments`): The batch's own, over all processes.
         forgetting_factor_mean (`float`): Share of the past in the mean.
         forgetting_factor_covariance (`float`): Share of the past in the covariance.
 
     Returns:
-        `Moments`: of the same shapes; the gradient flows through the batch's share of both.
+        `Moments`: of the same shapes.
     """
     mean = torch.lerp(batch.mean, past.mean, forgetting_factor_mean)
     rest = batch.mean - mean
@@ -36,7 +37,90 @@ def updated_statistics(
     return Moments(mean, torch.lerp(about_mean, past.covariance, forgetting_factor_covariance))
 
 
-def log_determinants(covariances: torch.Tensor, *, offset: float) -> torch.Tensor:
+class Information(NamedTuple):
+    """What a batch makes of the running statistics; see [`running_log_determinants`]."""
+
+    log_dets: torch.Tensor
+    batch: Moments
+    running: Moments
+
+
+def running_log_determinants(
+    rows: torch.Tensor,
+    past: Moments,
+    *,
+    forgetting_factor_mean: float,
+    forgetting_factor_covariance: float,
+    offset: float,
+) -> Information:
+    """Log-determinants of the running covariances with the batch of all processes taken in.
+
+    The gradient has a closed form. With la the forgetting factors, m the batch's mean, r = la_mu (m - mu) for the past
+    mu, and n images on all processes, that of log det(R + offset I) in row i is
+
+        2 (1 - la_R) / n (R + offset I)^-1 (z_i - m + la_mu r),
+
+    as the scatter about m is stationary in m. So one product replaces those that autograd would do, and of the D x D
+    gradients nothing is sent. It is summed over processes, as that of [`all_reduce_sum`].
+
+    Args:
+        rows (`torch.Tensor` of shape `(views, batch, features)`): Projections of unit length, local to this process.
+            The gradient is computed in their precision.
+        past (`Moments`): mu and R before this batch, of the precision to compute in; no gradient.
+        forgetting_factor_mean (`float`): la_mu, share of the past in the mean.
+        forgetting_factor_covariance (`float`): la_R, share of the past in the covariance.
+        offset (`float`): Added to the diagonal.
+
+    Returns:
+        [`Information`]: `log_dets` `(views,)`, with gradient once; the batch's own moments and the running ones,
+        without.
+
+    Raises:
+        SingularCovarianceError: see [`log_determinants`].
+    """
+    log_dets, *moments = _RunningLogDeterminants.apply(
+        rows, *past, forgetting_factor_mean, forgetting_factor_covariance, offset
+    )
+    return Information(log_dets, Moments(*moments[:2]), Moments(*moments[2:]))
+
+
+class _RunningLogDeterminants(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        context: Any,
+        rows: torch.Tensor,
+        past_mean: torch.Tensor,
+        past_covariance: torch.Tensor,
+        la_mean: float,
+        la_covariance: float,
+        offset: float,
+    ) -> tuple[torch.Tensor, ...]:
+        batch, count = batch_moments(rows, dtype=past_covariance.dtype)
+        running = updated_statistics(
+            Moments(past_mean, past_covariance),
+            batch,
+            forgetting_factor_mean=la_mean,
+            forgetting_factor_covariance=la_covariance,
+        )
+        log_dets, factors = log_determinants(running.covariance, offset=offset)
+        # la_mu r - m
+        shift = -torch.lerp(batch.mean, running.mean, la_mean)
+        context.save_for_backward(rows, shift, factors, 2 * (1 - la_covariance) / count)
+        context.mark_non_differentiable(*batch, *running)
+        return log_dets, *batch, *running
+
+    @staticmethod
+    @once_differentiable
+    def backward(context: Any, gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        rows, shift, factors, share = context.saved_tensors
+        weight = all_reduce_sum_(gradient.clone()).unsqueeze(-1) * share
+        slope = torch.cholesky_inverse(factors).mul_(weight.unsqueeze(-1))
+        of_shift = shift.unsqueeze(-2) @ slope
+        return torch.baddbmm(of_shift.to(rows.dtype), rows, slope.to(rows.dtype)), None, None, None, None, None
+
+
+@torch.no_grad()
+def log_determinants(covariances: torch.Tensor, *, offset: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-determinant of each covariance plus `offset` times the identity, by Cholesky's decomposition.
 
     Args:
@@ -44,41 +128,24 @@ def log_determinants(covariances: torch.Tensor, *, offset: float) -> torch.Tenso
         offset (`float`): Added to the diagonal.
 
     Returns:
-        `torch.Tensor` of shape `(views,)`.
+        `torch.Tensor` of shape `(views,)`, and the lower factors, `(views, features, features)`. Without gradient.
 
     Raises:
         SingularCovarianceError: if one isn't positive definite or not finite; names the view, its smallest eigenvalue
             and the cures. All processes hold the same covariances, so all raise at once.
     """
-    found: torch.Tensor
-    found, info = _LogDeterminant.apply(covariances, offset)
+    views, width, _ = covariances.shape
+    # A unit matrix in the corner changes nothing but that rows don't begin 4 KB apart: see `_PADDING` of moments.
+    shifted = torch.eye(width + 8, dtype=covariances.dtype, device=covariances.device).repeat(views, 1, 1)
+    shifted[:, :width, :width] = covariances
+    shifted.diagonal(dim1=-2, dim2=-1)[:, :width] += offset
+    factors, info = torch.linalg.cholesky_ex(shifted)
+    found = 2 * factors.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
     usable = (info == 0) & found.isfinite()
     if not bool(usable.all()):
         view = int((~usable).nonzero()[0])
-        raise SingularCovarianceError(_what_is_wrong(view, covariances[view].detach(), offset))
-    return found
-
-
-class _LogDeterminant(torch.autograd.Function):
-    """Log-determinants and what Cholesky's decomposition says. The gradient is the inverse, from the same factors."""
-
-    @staticmethod
-    def forward(context: Any, covariances: torch.Tensor, offset: float) -> tuple[torch.Tensor, torch.Tensor]:
-        views, width, _ = covariances.shape
-        # A unit matrix in the corner changes nothing but that rows don't begin 4 KB apart: see `_PADDING` of moments.
-        shifted = torch.eye(width + 8, dtype=covariances.dtype, device=covariances.device).repeat(views, 1, 1)
-        shifted[:, :width, :width] = covariances
-        shifted.diagonal(dim1=-2, dim2=-1)[:, :width] += offset
-        factors, info = torch.linalg.cholesky_ex(shifted)
-        context.save_for_backward(factors[:, :width, :width])
-        context.mark_non_differentiable(info)
-        return 2 * factors.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1), info
-
-    @staticmethod
-    @once_differentiable
-    def backward(context: Any, gradient: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, None]:
-        (factors,) = context.saved_tensors
-        return torch.cholesky_inverse(factors).mul_(gradient[:, None, None]), None
+        raise SingularCovarianceError(_what_is_wrong(view, covariances[view], offset))
+    return found, factors[:, :width, :width]
 
 
 def _what_is_wrong(view: int, covariance: torch.Tensor, offset: float) -> str:

@@ -7,9 +7,13 @@ import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
 from ssl_zoo.functional.distributed import all_reduce_sum, world_size
-from ssl_zoo.functional.moments import Moments, batch_moments, combine_moments, unit_rows
+from ssl_zoo.functional.moments import Moments, combine_moments, unit_rows
 from ssl_zoo.models.corinfomax.configuration_corinfomax import CorinfomaxConfig
-from ssl_zoo.models.corinfomax.loss_corinfomax import corinfomax_loss, log_determinants, updated_statistics
+from ssl_zoo.models.corinfomax.loss_corinfomax import (
+    corinfomax_loss,
+    running_log_determinants,
+    updated_statistics,
+)
 from ssl_zoo.models.modeling_base import SSLForImageClassification, SSLForPreTraining, SSLModel
 from ssl_zoo.nn.backbone import pooled_features
 from ssl_zoo.nn.heads import Projector
@@ -116,9 +120,12 @@ class CorinfomaxForPreTraining(SSLForPreTraining):
         with torch.autocast(views[0].device.type, enabled=False):
             stacked = torch.stack(projections)
             rows = unit_rows(stacked.to(_precision_of_rows(stacked)))
-            batch = batch_moments(rows, dtype=_full_precision(rows.device))
-            running = self._with(batch)
-            log_dets = log_determinants(running.covariance, offset=config.covariance_offset)
+            log_dets, batch, running = running_log_determinants(
+                rows,
+                self._past(_full_precision(rows.device)),
+                **self._forgetting_factors(),
+                offset=config.covariance_offset,
+            )
             first, second = rows.unbind()
             squares = F.mse_loss(first, second, reduction="sum").to(log_dets)
             total, count = all_reduce_sum(torch.stack([squares, squares.new_tensor(rows.shape[1])]))
@@ -133,8 +140,8 @@ class CorinfomaxForPreTraining(SSLForPreTraining):
         output = CorinfomaxPreTrainingOutput(
             loss=loss.to(torch.promote_types(stacked.dtype, torch.float32)),
             embeddings=embeddings[0],
-            batch_means=batch.mean.detach(),
-            batch_covariances=batch.covariance.detach(),
+            batch_means=batch.mean,
+            batch_covariances=batch.covariance,
         )
         if diagnostics:
             with torch.no_grad():
@@ -146,15 +153,13 @@ class CorinfomaxForPreTraining(SSLForPreTraining):
         _, embeddings = pooled_features(self.timm_model, images)
         return embeddings, self.projector(embeddings)
 
-    def _with(self, batch: Moments) -> Moments:
-        """The running statistics with a batch taken in; the stored ones stay as they are."""
-        past = Moments(self.projection_means.to(batch.mean), self.projection_covariances.to(batch.mean))
-        return updated_statistics(
-            past,
-            batch,
-            forgetting_factor_mean=self.config.forgetting_factor_mean,
-            forgetting_factor_covariance=self.config.forgetting_factor_covariance,
-        )
+    def _past(self, dtype: torch.dtype) -> Moments:
+        """The stored running statistics."""
+        return Moments(self.projection_means.to(dtype), self.projection_covariances.to(dtype))
+
+    def _forgetting_factors(self) -> dict[str, float]:
+        names = ("forgetting_factor_mean", "forgetting_factor_covariance")
+        return {name: getattr(self.config, name) for name in names}
 
     def _diagnose(
         self,
@@ -179,7 +184,8 @@ class CorinfomaxForPreTraining(SSLForPreTraining):
     def update_state(self, outputs: list[CorinfomaxPreTrainingOutput], *, progress: float, epoch: float) -> None:
         """Take the step's images into the running statistics, as one batch however many micro-batches it had."""
         parts = [Moments(output.batch_means, output.batch_covariances) for output in outputs]  # type: ignore[arg-type]
-        running = self._with(combine_moments(parts))
+        batch = combine_moments(parts)
+        running = updated_statistics(self._past(batch.mean.dtype), batch, **self._forgetting_factors())
         self.projection_means.copy_(running.mean)
         self.projection_covariances.copy_(running.covariance)
 

@@ -22,8 +22,10 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
 import gradio as gr  # noqa: E402
+from markup import ASSETS, asset  # noqa: E402
 from pages import bar, clusters, compare, health, map, query  # noqa: E402
-from shell import ASSETS, VIEW, App, Visitor, asset, changed  # noqa: E402
+from shell import App  # noqa: E402
+from view import VIEW, Visitor, changed  # noqa: E402
 
 from ssl_zoo.explore.models import check_data_name, check_model_name, visitor_words  # noqa: E402
 from ssl_zoo.explore.offers import models_at_hand  # noqa: E402

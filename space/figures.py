@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
-from shell import escape, percent
+from markup import escape, percent
 
 
 _WIDTH, _HEIGHT = 480, 220

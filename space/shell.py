@@ -1,79 +1,20 @@
-"""What all pages share: what is open, how it is looked at, the address that says both, and who draws what."""
+"""What ties the pages together: which of their parts follow what, and the events that draw them anew."""
 
-import html
 import os
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple, Self
-from urllib.parse import urlencode
+from typing import Any, NamedTuple
 
 import gradio as gr
+from view import READING, VIEW, Visitor, changed, fitting, link
 
-from ssl_zoo.explore.clusters import Clustering, clustering, modes
+from ssl_zoo.explore.clusters import Clustering, clustering
 from ssl_zoo.explore.preparation import Explained
 from ssl_zoo.explore.workbench import ExploreError, NotReady, Request, Workbench
 
 
-ASSETS = Path(__file__).parent / "assets"
-
-VIEW = {"page": "clusters", "head": "0", "mode": "softmax", "temperature": "1", "sort": "size", "at": "1"}
-"""Settings of the pages and what they are at first."""
-SETTINGS = (*VIEW, "cluster", "find", "only", "other")
-"""All that the address holds; those that aren't in `VIEW` are empty at first."""
-TAB = "tab"
-"""What the address calls the page: gradio itself takes `page` for another thing."""
-READING = ("head", "mode", "temperature")
-"""Settings that change the clusters themselves."""
-
 Render = Callable[[Mapping[str, str], Mapping[str, str]], Any]
 Change = Callable[..., Mapping[str, str]]
-
-
-class Visitor:
-    """What one visitor has open, and how it is looked at.
-
-    `gr.State` hands every event of a visitor the same one. Events that came at the same time each change only what
-    they are about, and what is drawn is drawn for all that has changed by then.
-
-    Attributes:
-        request (`dict[str, str]`): Query of what is open, `{}` before that.
-        wish (`dict[str, str]`): Query of what was asked for last.
-        view (`dict[str, str]`): Settings of the pages, see `VIEW`.
-        drawn (`dict`): What each drawing was last made of.
-        answers (`int`): How many drawings were sent.
-        clicked (`float`): When the last click inside a widget was that counted, by the page's clock.
-        changing, drawing (`threading.Lock`): To be held while settings change, and while pages are drawn.
-    """
-
-    def __init__(self) -> None:
-        self.request, self.wish, self.view = dict[str, str](), dict[str, str](), dict(VIEW)
-        self.drawn, self.answers = dict[int, Any](), 0
-        self.clicked: float = 0
-        self.changing, self.drawing = threading.Lock(), threading.Lock()
-
-    def __deepcopy__(self, memo: object) -> Self:
-        return type(self)()  # Gradio copies the first one for each visitor
-
-    def change(self, change: Callable[[Mapping[str, str]], Mapping[str, str]], clicked: object = None) -> bool:
-        """Replace the settings by what `change` makes of them, while nobody else does.
-
-        Args:
-            change: Function of the view that gives the new one.
-            clicked: When, by the page's clock. A busy server may come to quick clicks in another order: an earlier
-                one than that which counted last is left out.
-
-        Returns:
-            `bool`: Whether the settings differ from before.
-        """
-        with self.changing:
-            if isinstance(clicked, int | float):
-                if clicked < self.clicked:
-                    return False
-                self.clicked = clicked
-            before, self.view = self.view, dict(change(self.view))
-            return self.view != before
 
 
 class Drawing(NamedTuple):
@@ -275,10 +216,6 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 """How events run that only redraw: no veil over the page, no endpoint."""
 
 
-PLAIN: dict[str, Any] = {"container": False, "apply_default_css": False}
-"""HTML without gradio's frame and styles."""
-
-
 def finished(work: Any) -> Any:
     """Run a generator to its end.
 
@@ -290,73 +227,3 @@ def finished(work: Any) -> Any:
             next(work)
         except StopIteration as done:
             return done.value
-
-
-def asset(name: str) -> str:
-    """Text of a file of the page."""
-    return (ASSETS / name).read_text(encoding="utf-8")
-
-
-def escape(value: object) -> str:
-    """Text that may stand in HTML, inside quotes too."""
-    return html.escape(str(value), quote=True)
-
-
-def note(words: str, *, kind: str = "empty") -> str:
-    """A sentence in the place of what isn't there."""
-    role = "alert" if kind == "error" else "status"
-    return f'<p class="note {kind}" role="{role}">{escape(words)}</p>'
-
-
-def progress_bar(words: str = "opening", done: int = 0, total: int = 0) -> str:
-    """How far long work is."""
-    share = 100 * done / total if total else 0
-    count = f"{done:,} of {total:,}" if done else ""
-    return (
-        f'<div class="progress" role="progressbar" aria-valuenow="{share:.0f}" aria-valuemin="0" aria-valuemax="100" '
-        f'aria-label="{escape(words)}"><span>{escape(words)}</span><span>{count}</span>'
-        f'<i style="width:{share:.1f}%"></i></div>'
-    )
-
-
-def changed(view: Mapping[str, str], **settings: Any) -> dict[str, str]:
-    """The settings with some of them changed; an empty one is taken out."""
-    found = {**view, **{name: str(value) for name, value in settings.items()}}
-    return {name: value for name, value in found.items() if value != ""}
-
-
-def fitting(view: Mapping[str, str], explained: Explained) -> dict[str, str]:
-    """Settings of an address, without those that this model doesn't have."""
-    found = dict(view)
-    if not (found["head"].isdecimal() and int(found["head"]) < explained.num_heads):
-        found["head"] = VIEW["head"]
-    if found["mode"] not in modes(explained):
-        found["mode"] = VIEW["mode"]
-    try:
-        found["temperature"] = f"{min(max(float(found['temperature']), 0.1), 5):g}"
-    except ValueError:
-        found["temperature"] = VIEW["temperature"]
-    return found
-
-
-def link(request: Mapping[str, str], view: Mapping[str, str]) -> str:
-    """The address of what is shown, without the server: only what isn't so by itself."""
-    shown = {name: value for name, value in view.items() if name in SETTINGS and VIEW.get(name) != value}
-    if "page" in shown:
-        shown[TAB] = shown.pop("page")
-    return "?" + urlencode({**request, **shown}) if request else ""
-
-
-def texts(values: Any) -> dict[str, str]:
-    """What a browser or client sent as a dictionary of texts; nothing else is one."""
-    return {str(key): str(value) for key, value in values.items()} if isinstance(values, dict) else {}
-
-
-def percent(share: float) -> str:
-    """`83 %`; small shares have a decimal."""
-    return f"{100 * share:.0f} %" if share >= 0.095 or share == 0 else f"{100 * share:.1f} %"
-
-
-def plural(count: int, word: str) -> str:
-    """`1 image`, `2 images`, `2 classes`."""
-    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}{'es' if word.endswith('s') else 's'}"

@@ -6,21 +6,9 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
-from shell import (
-    QUIET,
-    READING,
-    SETTINGS,
-    TAB,
-    VIEW,
-    App,
-    Visitor,
-    asset,
-    changed,
-    escape,
-    note,
-    plural,
-    progress_bar,
-)
+from markup import asset, escape, note, plural, progress_bar
+from shell import QUIET, App
+from view import READING, SETTINGS, TAB, VIEW, Visitor, changed
 
 from pages.compare import open_other
 from ssl_zoo.explore.clusters import modes

@@ -6,7 +6,9 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
-from shell import PLAIN, READING, VIEW, App, asset, changed, escape, note, plural, texts
+from markup import PLAIN, asset, escape, note, plural
+from shell import App
+from view import READING, VIEW, changed, texts
 
 from ssl_zoo.explore.clusters import Cluster, Clustering
 from ssl_zoo.explore.palette import color_of

@@ -7,21 +7,9 @@ from typing import Any
 
 import gradio as gr
 from figures import heat_map
-from shell import (
-    PLAIN,
-    QUIET,
-    READING,
-    App,
-    Visitor,
-    asset,
-    changed,
-    escape,
-    fitting,
-    note,
-    percent,
-    plural,
-    progress_bar,
-)
+from markup import PLAIN, asset, escape, note, percent, plural, progress_bar
+from shell import QUIET, App
+from view import READING, Visitor, changed, fitting
 
 from ssl_zoo.explore.clusters import Clustering
 from ssl_zoo.explore.compare import Comparison, Move, compare

@@ -5,7 +5,8 @@ from functools import partial
 
 import gradio as gr
 from figures import decay, heat_map, histogram, meter, spans
-from shell import PLAIN, App, escape, note, percent
+from markup import PLAIN, escape, note, percent
+from shell import App
 
 from ssl_zoo.explore.health import Finding, Health, health
 from ssl_zoo.explore.workbench import ExploreError

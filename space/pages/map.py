@@ -8,7 +8,9 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-from shell import QUIET, App, asset, changed, texts
+from markup import asset
+from shell import QUIET, App
+from view import changed, texts
 
 from ssl_zoo.explore.clusters import Clustering
 from ssl_zoo.explore.map import NAMES, Map, Maps, map_methods

@@ -9,8 +9,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
+from markup import asset, escape, plural
 from PIL import Image
-from shell import QUIET, App, asset, changed, escape, plural, texts
+from shell import QUIET, App
+from view import changed, texts
 
 from ssl_zoo.explore.clusters import Cluster, Clustering
 from ssl_zoo.explore.pictures import data_uri, spaced

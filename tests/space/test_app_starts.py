@@ -32,9 +32,10 @@ def modules():
     patch.syspath_prepend(str(SPACE))
     import app
     import shell
+    import view
     from pages import bar, clusters, compare, health
 
-    yield SimpleNamespace(app=app, shell=shell, bar=bar, clusters=clusters, compare=compare, health=health)
+    yield SimpleNamespace(app=app, shell=shell, view=view, bar=bar, clusters=clusters, compare=compare, health=health)
     patch.undo()
     for name in set(sys.modules) - before:
         if Path(str(getattr(sys.modules[name], "__file__", ""))).is_relative_to(SPACE):
@@ -81,7 +82,7 @@ def page(modules, tmp_path_factory):
     named = {block.elem_id: block for block in demo.blocks.values() if getattr(block, "elem_id", None)}
     events = {function.name: function.fn for function in demo.fns.values()}
     return SimpleNamespace(
-        demo=demo, parts=named, events=events, bench=bench, app=made[0], visitor=modules.shell.Visitor
+        demo=demo, parts=named, events=events, bench=bench, app=made[0], visitor=modules.view.Visitor
     )
 
 
@@ -281,10 +282,10 @@ def test_an_earlier_click_that_comes_later_is_left_out(page):
 
 
 def test_every_visitor_has_settings_of_their_own(modules):
-    one = modules.shell.Visitor()
+    one = modules.view.Visitor()
     one.change(lambda view: {**view, "sort": "number"})
     other = copy.deepcopy(one)
-    assert other.view == modules.shell.VIEW
+    assert other.view == modules.view.VIEW
     assert other.changing is not one.changing
 
 

@@ -56,11 +56,12 @@ def page(tmp_path_factory):
     patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     patch.setattr(tempfile, "tempdir", str(uploads))
     import shell
+    import view
     from pages import query
 
     with gr.Blocks() as demo:
         bench = SimpleNamespace(get=get, open=lambda request: iter([get(request)]), explorer=lambda request: model)
-        app = shell.App(bench, gr.State(shell.Visitor()), gr.Tabs(), gr.Textbox())
+        app = shell.App(bench, gr.State(view.Visitor()), gr.Tabs(), gr.Textbox())
         query.build(app)
         app.connect()
     _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, max_file_size=1)
@@ -68,7 +69,7 @@ def page(tmp_path_factory):
     yield SimpleNamespace(address=address, widget=widget, uploads=uploads)
     demo.close()
     patch.undo()
-    for name in ("shell", "pages", "pages.query"):
+    for name in ("shell", "markup", "view", "pages", "pages.query"):
         sys.modules.pop(name, None)
 
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.models.mira.modeling_mira import MiraForPreTraining
@@ -22,13 +21,7 @@ from tests.data.tiny_sets import write_parquet
 STEPS = 6
 
 
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    """Accelerate keeps its state in singletons; a run of one test is nobody else's business."""
-    yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    PartialState._reset_state()
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def _recipe(folder: Path, data: Path, **sections: dict) -> Recipe:

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState, PartialState
 from torch import nn
 
 from ssl_zoo.training import processes
@@ -12,12 +11,7 @@ from ssl_zoo.training.config import OptimConfig, RecipeError
 from ssl_zoo.training.optim import create_optimizer, lay_out_state_, set_learning_rate
 
 
-@pytest.fixture(autouse=True)
-def _fresh_accelerate():
-    yield
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
-    PartialState._reset_state()
+pytestmark = pytest.mark.usefixtures("fresh_accelerate")
 
 
 def _model(memory_format=torch.contiguous_format) -> nn.Module:

@@ -68,7 +68,7 @@ def main() -> None:
         )
     report.note(
         "One view (the method solves two at once, as two problems). The plain form always runs 30 iterations; ours "
-        "stops when the contraction by beta guarantees that the rest of the 30 can't change an assignment by 2e-6."
+        "stops when the contraction by beta guarantees that the rest of the 30 can't change an assignment by 4e-6."
     )
     report.finish()
 

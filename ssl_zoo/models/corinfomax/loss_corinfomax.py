@@ -60,8 +60,8 @@ def running_log_determinants(
 
         2 (1 - la_R) / n (R + offset I)^-1 (z_i - m + la_mu r),
 
-    as the scatter about m is stationary in m. So one product replaces those that autograd would do, and of the D x D
-    gradients nothing is sent. It is summed over processes, as that of [`all_reduce_sum`].
+    as the scatter about m is stationary in m. So two triangular solves replace the products that autograd would do, and
+    no D x D gradients are sent. It is summed over processes, as that of [`all_reduce_sum`].
 
     Args:
         rows (`torch.Tensor` of shape `(views, batch, features)`): Projections of unit length, local to this process.
@@ -114,9 +114,9 @@ class _RunningLogDeterminants(torch.autograd.Function):
     def backward(context: Any, gradient: torch.Tensor, *_: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         rows, shift, factors, share = context.saved_tensors
         weight = all_reduce_sum_(gradient.clone()).unsqueeze(-1) * share
-        slope = torch.cholesky_inverse(factors).mul_(weight.unsqueeze(-1))
-        of_shift = shift.unsqueeze(-2) @ slope
-        return torch.baddbmm(of_shift.to(rows.dtype), rows, slope.to(rows.dtype)), None, None, None, None, None
+        right = (rows + shift.unsqueeze(-2).to(rows.dtype)).mul_(weight.unsqueeze(-1).to(rows.dtype))
+        # Two triangular solves are as exact as the inverse, and need neither it nor the product with it.
+        return torch.cholesky_solve(right.mT, factors.to(rows.dtype)).mT, None, None, None, None, None
 
 
 @torch.no_grad()

@@ -143,12 +143,12 @@ def measure(options: argparse.Namespace) -> None:
         repeats=5,
     )
     report.note(
-        "The plain form spends three quarters of its time in two float64 products, which ours halves (one is symmetric, "
-        "the gradient is float32's). What is left beside them, Cholesky's decomposition and passes over projections "
-        "and covariances, weighs on ours as on theirs and runs at a fraction of the products' rate. Tried and slower or "
-        "no faster: the inverse and a product with it; sums of the covariance over parts of the batch; other numbers "
-        "of blocks; Cholesky's decomposition of the transposed matrix. The covariance in float32 would reach the aim, "
-        "but blurs eigenvalues below 1e-9, and the authors' precision is float64."
+        "The plain form spends two thirds of its time in its float64 products, which ours halves: one is symmetric, "
+        "and the gradient is float32's. What is left, Cholesky's decomposition and passes over projections and "
+        "covariances, weighs on both alike and runs at a fraction of the products' rate. Tried and no faster: the "
+        "inverse and a product with it, sums of the covariance over parts of the batch, other numbers of blocks, "
+        "Cholesky's decomposition of the transposed matrix. A covariance in float32 would help, but blur its small "
+        "eigenvalues; the authors' precision is float64."
     )
     report.finish()
 

@@ -60,8 +60,8 @@ def running_log_determinants(
 
         2 (1 - la_R) / n (R + offset I)^-1 (z_i - m + la_mu r),
 
-    as the scatter about m is stationary in m. So two triangular solves replace the products that autograd would do, and
-    no D x D gradients are sent. It is summed over processes, as that of [`all_reduce_sum`].
+    as the scatter about m is stationary in m. So two triangular solves replace the products that autograd would do,
+    and no D x D gradients are sent. It is summed over processes, as that of [`all_reduce_sum`].
 
     Args:
         rows (`torch.Tensor` of shape `(views, batch, features)`): Projections of unit length, local to this process.

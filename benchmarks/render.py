@@ -168,26 +168,30 @@ def page(results: list[Result]) -> str:
 
 
 def draw(results: list[Result], path: Path) -> None:
-    """A bar per rival and work: how many times as long it takes, with the range of the repeats and the aim."""
-    bars = [(result, row, name) for result in results for row in result.rows for name in row.rivals]
-    figure, axes = plt.subplots(figsize=(9, 0.8 + 0.27 * len(bars)), layout="constrained")
-    axes.set(xscale="log", xlabel="rival's time / ours", ylim=(len(bars) - 0.4, -0.6))
-    for place, (_, row, name) in enumerate(bars):
-        ratios = row.ratios(name)
-        middle = statistics.median(ratios)
-        axes.barh(place, middle - 1, left=1, color="#0072B2" if name not in row.missed() else "#E69F00", height=0.62)
-        axes.plot([min(ratios), max(ratios)], [place, place], color="black", linewidth=1)
+    """A dot per rival and work: how many times as long it takes, with the range of the repeats and the aim."""
+    dots = [(result, row, name) for result in results for row in result.rows for name in row.rivals]
+    figure, axes = plt.subplots(figsize=(9, 1 + 0.22 * len(dots)), layout="constrained")
+    axes.set(xscale="log", xlabel="rival's time / ours", ylim=(len(dots) - 0.4, -0.6))
+    before = None
+    for place, (result, row, name) in enumerate(dots):
+        ratios, missed = row.ratios(name), name in row.missed()
+        color, marker = ("#E69F00", "s") if missed else ("#0072B2", "o")
+        axes.plot([min(ratios), max(ratios)], [place, place], color=color, linewidth=1.2)
+        axes.plot(statistics.median(ratios), place, color=color, marker=marker, markersize=6)
         if name in row.aims:
-            axes.plot([row.aims[name]] * 2, [place - 0.42, place + 0.42], color="black", linewidth=2)
+            axes.plot(row.aims[name], place, color="black", marker="|", markersize=11, markeredgewidth=2)
+        if before not in (None, result):
+            axes.axhline(place - 0.5, color="lightgray", linewidth=0.6)
+        before = result
     axes.axvline(1, color="black", linewidth=0.8)
-    texts = [f"{result.content['name']}: {row.work}  |  {name}" for result, row, name in bars]
-    axes.set_yticks(range(len(bars)), texts, fontsize=7)
+    texts = [f"{result.content['name']}: {row.work}  |  {name}" for result, row, name in dots]
+    axes.set_yticks(range(len(dots)), texts, fontsize=7)
     ticks = [0.5, 1, 2, 4, 10, 20, 40, 100]
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     axes.minorticks_off()
     axes.grid(axis="x", linewidth=0.4)
     figure.suptitle(
-        "Blue: aim reached, or none; orange: missed. Thick mark: the aim. Thin line: all repeats.", fontsize=8
+        "Dot: median; orange square: an aim that was missed; black mark: the aim; line: all repeats.", fontsize=8
     )
     axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, dpi=100)

@@ -214,6 +214,8 @@ def make_loader(
 def worker_loader(stream: IterableDataset[T], *, num_workers: int) -> DataLoader[T]:
     """A loader of the batches that a stream makes; its workers leave signals to the process that uses them.
 
+    They end with the loop over it, when an error ends that as well.
+
     Args:
         stream (`IterableDataset`): Yields whole batches, a share of them in each worker.
         num_workers (`int`): Loader processes; 0 reads in this one.
@@ -223,7 +225,6 @@ def worker_loader(stream: IterableDataset[T], *, num_workers: int) -> DataLoader
         batch_size=None,
         num_workers=num_workers,
         multiprocessing_context=_FAST_START if num_workers > 0 else None,
-        persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),
         worker_init_fn=_start_worker if num_workers > 0 else None,

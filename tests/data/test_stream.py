@@ -100,6 +100,18 @@ class TestCoverage:
             rows = [stream[epoch * size : (epoch + 1) * size] for stream, size in zip(streams, sizes, strict=True)]
             assert sorted(row for part in rows for row in part) == list(range(NUM_ROWS))
 
+    def test_workers_end_with_a_loop_that_fails(self, source: ImageSource) -> None:
+        """Though the loader lives on, as it does in the traceback of the error."""
+        before = set(multiprocessing.active_children())
+        loader = make_loader(source, RAW, batch_size=4, num_workers=2)
+        started = set()
+        with pytest.raises(ZeroDivisionError):  # noqa: PT012
+            for _ in loader:
+                started = set(multiprocessing.active_children()) - before
+                raise ZeroDivisionError
+        assert len(started) == 2
+        assert set(multiprocessing.active_children()) <= before
+
     def test_ids_name_the_same_image_however_it_is_read(self, tmp_path: Path) -> None:
         folder = str(write_parquet(tmp_path / "set"))
         for streaming, world_size, num_workers in [(True, 1, 0), (True, 3, 2), (False, 1, 0), (False, 2, 3)]:

@@ -1,9 +1,10 @@
 """Does a training run care who made its views: torchvision, our fast backend, or the device?
 
-    python benchmarks/view_backends.py [--quick] [--seeds N] [--data FOLDER]
+    python benchmarks/view_backends.py [--quick] [--seeds N] [--epochs N] [--data FOLDER]
 
 The rival is the backend `reference`, which is torchvision itself. For every seed, the small CIFAR-10 recipe of MIRA
-(4 epochs, then k-NN) is trained once per backend, in turns, in processes of their own, as recipes/train.py does it.
+(4 epochs by default, then k-NN) is trained once per backend, in turns, in processes of their own, as recipes/train.py
+does it.
 Runs of one seed have the same start, the same images in the same order and the same parameters of every view, and
 differ in nothing but who computes the pixels. Equality: the mean over seeds of the difference in k-NN accuracy, with
 its interval by Student's t; the benchmark stops if an interval doesn't hold 0.
@@ -50,15 +51,16 @@ class Run:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Options of this benchmark alone."""
     parser.add_argument("--seeds", type=int, default=3, help="runs of each backend (default: %(default)s)")
+    parser.add_argument("--epochs", type=float, default=4.0, help="length of each run (default: %(default)s)")
     parser.add_argument("--data", type=Path, help="a copy of CIFAR-10 (default: ../shared/data/cifar10-jpeg)")
 
 
-def run(backend: str, seed: int, *, data: Path, threads: int, quick: bool) -> Run:
+def run(backend: str, seed: int, *, data: Path, threads: int, epochs: float, quick: bool) -> Run:
     """Train in a process of its own, and read what was logged."""
     changes = [f"data.path={data}", f"views.backend={backend}", f"train.seed={seed}", "train.trackers=[]"]
-    changes.append("train.knn_every_epochs=4.0")  # once, at the end
+    changes += [f"train.epochs={epochs}", f"train.knn_every_epochs={epochs}"]  # k-NN once, at the end
     if quick:
-        changes += ["train.epochs=0.04", "optim.warmup_epochs=0.0", "train.knn_every_epochs=0.04"]
+        changes += ["optim.warmup_epochs=0.0"]
         changes += ["train.log_every_steps=2", "evaluation.max_bank_rows=1000"]
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["ssl_zoo.training.loop", "datasets", "scipy.stats", "transformers"])
@@ -144,26 +146,27 @@ def main() -> None:
         sys.exit(
             f"there is no {data}: pass a copy of CIFAR-10 (images and labels that `data.path` can read) by --data"
         )
-    seeds = 1 if options.quick else options.seeds
+    seeds, epochs = (1, 0.04) if options.quick else (options.seeds, options.epochs)
     question = "Does a training run care who makes its views?"
     report = Report("view_backends", question=question, options=options)
     runs: dict[str, list[Run]] = {backend: [] for backend in BACKENDS}
     for seed in range(seeds):
         for backend in BACKENDS[:: 1 if seed % 2 == 0 else -1]:
-            done = run(backend, seed, data=data, threads=options.threads, quick=options.quick)
+            done = run(backend, seed, data=data, threads=options.threads, epochs=epochs, quick=options.quick)
             print(f"{backend}, seed {seed}: k-NN {100 * done.accuracy:.2f} % in {done.seconds:.0f} s", flush=True)
             runs[backend].append(done)
     differences = compare(runs)
     seconds = {backend: [one.seconds for one in runs[backend]] for backend in BACKENDS}
     own = seconds.pop("fast")
     check = "; ".join(f"k-NN of {backend}: {words} points" for backend, words in differences.items())
-    report.add(Row("whole run of 4 epochs, k-NN included", own, seconds, check))
+    report.add(Row(f"whole run of {epochs:g} epochs, k-NN included", own, seconds, check))
     report.note(table(runs, differences))
     report.note(
-        f"k-NN top-1 on the test images after MIRA's small recipe: mean ± standard deviation over {seeds} seeds, and "
-        "the mean difference from the reference of the same seed; both intervals together hold the true differences "
-        f"in {100 * CONFIDENCE:g} % of cases. `reference` is torchvision on PIL images. `device` computes flip, "
-        "colour, blur and solarisation in batches on the device that trains: here the CPU, for which it isn't meant."
+        f"k-NN top-1 on the test images after MIRA's small recipe in {epochs:g} epochs: mean ± standard deviation "
+        f"over {seeds} seeds, and the mean difference from the reference of the same seed; both intervals together "
+        f"hold the true differences in {100 * CONFIDENCE:g} % of cases. `reference` is torchvision on PIL images. "
+        "`device` computes flip, colour, blur and solarisation in batches on the device that trains: here the CPU, "
+        "for which it isn't meant."
     )
     report.finish()
 

@@ -30,8 +30,8 @@ from ssl_zoo.detection.measure import detect_all
 from ssl_zoo.detection.model import build_detector
 from ssl_zoo.detection.report import describe_detection_data, draw_detections, make_results, render_scores
 from ssl_zoo.detection.source import DetectionSource, open_detection_source
-from ssl_zoo.evaluation.load import ModelLoadError
 from ssl_zoo.evaluation.results import append_results
+from ssl_zoo.loading.models import ModelLoadError
 from ssl_zoo.training.checkpoint import CheckpointError
 from ssl_zoo.training.config import RecipeError
 from ssl_zoo.training.processes import create_accelerator

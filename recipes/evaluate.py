@@ -21,16 +21,16 @@ from accelerate import Accelerator, InitProcessGroupKwargs
 from transformers.utils.logging import disable_progress_bar
 
 from ssl_zoo.data.source import DataConfig, DataError, open_source
-from ssl_zoo.evaluation.features import Reading
-from ssl_zoo.evaluation.load import ModelLoadError, find_file
 from ssl_zoo.evaluation.pictures.curves import save_curves_picture
 from ssl_zoo.evaluation.protocols.catalogue import PROTOCOLS
 from ssl_zoo.evaluation.protocols.evaluation import Evaluation
 from ssl_zoo.evaluation.protocols.settings import KnnSettings, ProtocolSettings, describe, override
 from ssl_zoo.evaluation.protocols.transfer import evaluate_suite
 from ssl_zoo.evaluation.results import Result, append_results, render_results
-from ssl_zoo.evaluation.store import FeatureStore
 from ssl_zoo.evaluation.subject import Subject, load_subjects
+from ssl_zoo.features.extract import Reading
+from ssl_zoo.features.store import FeatureStore
+from ssl_zoo.loading.models import ModelLoadError, find_file
 from ssl_zoo.models.registry import display_name, method_names
 from ssl_zoo.training.config import EvaluationConfig, RecipeError
 from ssl_zoo.training.processes import create_accelerator

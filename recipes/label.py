@@ -19,12 +19,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from ssl_zoo.data.label_table import data_name, describe_data
 from ssl_zoo.data.source import DataConfig, DataError, open_source
-from ssl_zoo.evaluation.fingerprint import weights_sha256
-from ssl_zoo.evaluation.labels.heads import LabelError
-from ssl_zoo.evaluation.labels.push import push_labels
-from ssl_zoo.evaluation.labels.writer import Labelling, label_images
-from ssl_zoo.evaluation.load import ModelLoadError, find_file, load_pretraining_model
-from ssl_zoo.evaluation.model_view import model_view
+from ssl_zoo.labels.heads import LabelError
+from ssl_zoo.labels.push import push_labels
+from ssl_zoo.labels.writer import Labelling, label_images
+from ssl_zoo.loading.fingerprint import weights_sha256
+from ssl_zoo.loading.models import ModelLoadError, find_file, load_pretraining_model
+from ssl_zoo.loading.view import model_view
 from ssl_zoo.training.config import RecipeError
 from ssl_zoo.training.processes import create_accelerator
 from ssl_zoo.training.recipe import load_recipe

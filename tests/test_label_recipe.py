@@ -13,8 +13,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from ssl_zoo.evaluation.labels import writer as label_writer
-from ssl_zoo.evaluation.load import load_pretraining_model
+from ssl_zoo.labels import writer as label_writer
+from ssl_zoo.loading.models import load_pretraining_model
 from ssl_zoo.training.loop import train
 from ssl_zoo.training.recipe import load_recipe
 from ssl_zoo.training.session import open_session
@@ -26,8 +26,8 @@ CORRUPT = [3, 92]
 # recipes/label.py with small parts, and so slow that it can be killed in the middle.
 SLOW = """
 import runpy, sys, time
-from ssl_zoo.evaluation.labels import heads as label_heads
-from ssl_zoo.evaluation.labels import writer as label_writer
+from ssl_zoo.labels import heads as label_heads
+from ssl_zoo.labels import writer as label_writer
 label_writer._MOST_BLOCK_ROWS = label_writer._LEAST_BLOCK_ROWS = 16
 read = label_writer.read_heads
 label_writer.read_heads = lambda *arguments, **options: (time.sleep(0.3), read(*arguments, **options))[1]

@@ -7,7 +7,7 @@ import timm
 import torch
 from timm.models.resnet import ResNet
 
-from ssl_zoo.evaluation.load import ModelLoadError, create_untrained, load_backbone
+from ssl_zoo.loading.models import ModelLoadError, create_untrained, load_backbone
 from ssl_zoo.nn.backbone import create_backbone
 
 

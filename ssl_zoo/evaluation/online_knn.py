@@ -7,8 +7,8 @@ import torch
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.source import ImageSource
 from ssl_zoo.data.views import ImageTransform
-from ssl_zoo.evaluation.features import Encoder, Reading, evaluation_batches, extract_features, labelled_rows
 from ssl_zoo.evaluation.frozen.knn import WeightedKnn
+from ssl_zoo.features.extract import Encoder, Reading, evaluation_batches, extract_features, labelled_rows
 from ssl_zoo.functional.distributed import all_reduce_sum_
 
 

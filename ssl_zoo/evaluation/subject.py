@@ -10,11 +10,11 @@ from PIL import Image
 from torch import nn
 
 from ssl_zoo.data.views import EvalView, RawPixels
-from ssl_zoo.evaluation.features import Encoder
-from ssl_zoo.evaluation.fingerprint import fingerprint
-from ssl_zoo.evaluation.load import Backbone, create_untrained, load_backbone, load_pretraining_model
-from ssl_zoo.evaluation.model_view import model_view
-from ssl_zoo.evaluation.pseudo_labels import Assigner
+from ssl_zoo.features.extract import Encoder
+from ssl_zoo.labels.assign import Assigner
+from ssl_zoo.loading.fingerprint import fingerprint
+from ssl_zoo.loading.models import Backbone, create_untrained, load_backbone, load_pretraining_model
+from ssl_zoo.loading.view import model_view
 
 
 __all__ = ["Subject", "load_subjects"]

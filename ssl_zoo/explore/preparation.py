@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from PIL import Image
 
 from ssl_zoo.data.views import EvalView
-from ssl_zoo.evaluation.fingerprint import fingerprint
 from ssl_zoo.evaluation.frozen.kmeans import kmeans
-from ssl_zoo.evaluation.load import Backbone, load_backbone, load_pretraining_model
-from ssl_zoo.evaluation.model_view import model_view
 from ssl_zoo.explore.gallery import Gallery, Step
+from ssl_zoo.loading.fingerprint import fingerprint
+from ssl_zoo.loading.models import Backbone, load_backbone, load_pretraining_model
+from ssl_zoo.loading.view import model_view
 from ssl_zoo.models.registry import display_name, method_names
 
 

@@ -14,9 +14,9 @@ from PIL import Image
 
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.views import EvalView, MultiView, ViewsConfig
-from ssl_zoo.evaluation.load import ModelLoadError, find_file
 from ssl_zoo.explore.clusters import Clustering
 from ssl_zoo.explore.preparation import Explained, Explorer
+from ssl_zoo.loading.models import ModelLoadError, find_file
 
 
 __all__ = ["Found", "Hit", "Landing", "Neighbour", "Views", "augmented", "look_at", "model_picture"]

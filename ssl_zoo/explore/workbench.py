@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
 from ssl_zoo.data.errors import DataError
-from ssl_zoo.evaluation.load import ModelLoadError
 from ssl_zoo.explore.gallery import Gallery, GalleryRequest, Step, open_gallery
 from ssl_zoo.explore.preparation import Explained, Explorer, load_explorer, prepare
+from ssl_zoo.loading.models import ModelLoadError
 
 
 __all__ = ["ExploreError", "NotReady", "Request", "Rules", "Workbench"]

@@ -3,9 +3,9 @@
 from dataclasses import replace
 
 from ssl_zoo.data.source import open_source
-from ssl_zoo.evaluation.features import Reading
-from ssl_zoo.evaluation.model_view import model_view
 from ssl_zoo.evaluation.online_knn import knn_accuracy
+from ssl_zoo.features.extract import Reading
+from ssl_zoo.loading.view import model_view
 from ssl_zoo.nn.backbone import pooled_features
 from ssl_zoo.training.session import Session
 

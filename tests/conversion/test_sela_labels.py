@@ -18,7 +18,7 @@ from ssl_zoo.data.decode import decode_image
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.label_table import read_label_table
 from ssl_zoo.data.source import DataConfig, open_source
-from ssl_zoo.evaluation.load import load_pretraining_model
+from ssl_zoo.loading.models import load_pretraining_model
 from ssl_zoo.training.loop import train
 from ssl_zoo.training.recipe import load_recipe
 from ssl_zoo.training.session import open_session

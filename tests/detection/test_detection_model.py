@@ -10,7 +10,7 @@ from ssl_zoo.detection.backbone import load_detection_backbone
 from ssl_zoo.detection.config import PRESETS, DetectionConfig
 from ssl_zoo.detection.loop import create_optimizer
 from ssl_zoo.detection.model import build_detector
-from ssl_zoo.evaluation.load import ModelLoadError, load_backbone
+from ssl_zoo.loading.models import ModelLoadError, load_backbone
 from ssl_zoo.nn.backbone import create_backbone
 from tests.data.tiny_sets import write_parquet
 from tests.evaluation.tiny_run import write_run

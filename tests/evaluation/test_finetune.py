@@ -11,8 +11,8 @@ from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.labelled import choose_labelled
 from ssl_zoo.data.source import DataConfig, open_source
 from ssl_zoo.data.views import RawPixels
-from ssl_zoo.evaluation.features import Reading
 from ssl_zoo.evaluation.protocols.finetune import FinetuneSettings, finetune, labelled_source
+from ssl_zoo.features.extract import Reading
 from tests.data.tiny_sets import write_parquet
 from tests.two_processes import run_in_two_processes
 

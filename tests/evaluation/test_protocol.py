@@ -5,9 +5,9 @@ import torch
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.source import DataConfig, open_source
 from ssl_zoo.data.views import RawPixels
-from ssl_zoo.evaluation.features import Reading, extract_features
 from ssl_zoo.evaluation.online_knn import knn_accuracy
-from ssl_zoo.evaluation.pseudo_labels import assign_pseudo_labels
+from ssl_zoo.features.extract import Reading, extract_features
+from ssl_zoo.labels.assign import assign_pseudo_labels
 from tests.data.tiny_sets import UNEVEN, row_of, write_imagefolder, write_parquet
 from tests.two_processes import run_in_two_processes
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from ssl_zoo.data.views import RawPixels
-from ssl_zoo.evaluation.features import Reading
 from ssl_zoo.evaluation.frozen.logistic import LogisticRegression
 from ssl_zoo.evaluation.protocols.settings import ProtocolSettings
 from ssl_zoo.evaluation.protocols.suite import TransferTask
 from ssl_zoo.evaluation.protocols.transfer import evaluate_suite
-from ssl_zoo.evaluation.store import FeatureStore
 from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.features.extract import Reading
+from ssl_zoo.features.store import FeatureStore
 from tests.data.tiny_sets import row_image, write_parquet
 
 

@@ -6,10 +6,10 @@ import os
 import pytest
 
 from ssl_zoo.data.errors import DataError
-from ssl_zoo.evaluation.load import ModelLoadError
 from ssl_zoo.explore.models import check_data_name, check_model_name, visitor_words
 from ssl_zoo.explore.row_files import check_image_place
 from ssl_zoo.explore.workbench import ExploreError, Rules
+from ssl_zoo.loading.models import ModelLoadError
 from tests.hub.conftest import hub  # noqa: F401
 
 

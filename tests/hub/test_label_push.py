@@ -7,8 +7,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from ssl_zoo.data.label_files import Head, join_parts, write_part
-from ssl_zoo.evaluation.labels.heads import LabelError
-from ssl_zoo.evaluation.labels.push import push_labels
+from ssl_zoo.labels.heads import LabelError
+from ssl_zoo.labels.push import push_labels
 
 
 pytestmark = pytest.mark.hub

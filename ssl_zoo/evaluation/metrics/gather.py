@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ssl_zoo.evaluation.features import gather_table
+from ssl_zoo.features.extract import gather_table
 
 
 __all__ = ["gather_once"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ssl_zoo.data.source import ImageSource
 from ssl_zoo.evaluation.pictures.clusters import choose_clusters, read_images, save_cluster_picture
-from ssl_zoo.evaluation.pseudo_labels import PseudoLabels
+from ssl_zoo.labels.assign import PseudoLabels
 
 
 __all__ = ["draw_clusters"]

@@ -13,13 +13,13 @@ import torch
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.label_table import data_name
 from ssl_zoo.data.source import DataConfig, ImageSource
-from ssl_zoo.evaluation.features import FeatureTable, Reading, labelled_rows
 from ssl_zoo.evaluation.protocols.settings import ProtocolSettings
-from ssl_zoo.evaluation.pseudo_labels import PseudoLabels, assign_pseudo_labels
 from ssl_zoo.evaluation.results import Result
-from ssl_zoo.evaluation.store import FeatureStore
 from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.features.extract import FeatureTable, Reading, labelled_rows
+from ssl_zoo.features.store import FeatureStore
 from ssl_zoo.functional.distributed import rank, wait_for_all
+from ssl_zoo.labels.assign import PseudoLabels, assign_pseudo_labels
 from ssl_zoo.provenance import command, commit, versions
 
 

@@ -20,7 +20,7 @@ from ssl_zoo.data.locate import Located
 from ssl_zoo.data.source import DataConfig, ImageSource
 from ssl_zoo.data.stream import make_loader
 from ssl_zoo.data.views import EvalView, ImageTransform, MultiView, ViewsConfig
-from ssl_zoo.evaluation.features import Reading, evaluation_batches
+from ssl_zoo.features.extract import Reading, evaluation_batches
 from ssl_zoo.functional.distributed import all_reduce_sum_, broadcast_running_statistics_, rank, world_size
 from ssl_zoo.functional.schedules import warmup_cosine
 

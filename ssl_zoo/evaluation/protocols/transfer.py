@@ -9,15 +9,15 @@ import torch
 
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.source import DataConfig, ImageSource, open_source
-from ssl_zoo.evaluation.features import Reading
 from ssl_zoo.evaluation.frozen.rows import Table
 from ssl_zoo.evaluation.protocols.classifiers import logistic_results
 from ssl_zoo.evaluation.protocols.evaluation import Evaluation
 from ssl_zoo.evaluation.protocols.settings import ProtocolSettings
 from ssl_zoo.evaluation.protocols.suite import TRANSFER_SUITE, TransferTask
 from ssl_zoo.evaluation.results import Result
-from ssl_zoo.evaluation.store import FeatureStore
 from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.features.extract import Reading
+from ssl_zoo.features.store import FeatureStore
 
 
 __all__ = ["evaluate_suite"]

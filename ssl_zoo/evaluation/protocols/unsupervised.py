@@ -5,7 +5,6 @@ import time
 import torch
 
 from ssl_zoo.data.views import MultiView, ViewsConfig
-from ssl_zoo.evaluation.features import extract_features
 from ssl_zoo.evaluation.frozen.kmeans import kmeans
 from ssl_zoo.evaluation.metrics.clustering import clustering_agreement, normalized_mutual_information
 from ssl_zoo.evaluation.metrics.intervals import resampled_interval
@@ -13,9 +12,10 @@ from ssl_zoo.evaluation.metrics.spectrum import measure_spectrum
 from ssl_zoo.evaluation.pictures.pseudo_labels import draw_clusters
 from ssl_zoo.evaluation.pictures.spectrum import save_spectrum_picture
 from ssl_zoo.evaluation.protocols.evaluation import Evaluation, on_main_process, plain_parameters
-from ssl_zoo.evaluation.pseudo_labels import PseudoLabels
 from ssl_zoo.evaluation.results import Result
+from ssl_zoo.features.extract import extract_features
 from ssl_zoo.functional.distributed import rank
+from ssl_zoo.labels.assign import PseudoLabels
 
 
 __all__ = ["clusters", "spectrum"]

@@ -10,9 +10,9 @@ import torch
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.source import DataConfig, open_source
 from ssl_zoo.data.views import EvalView, RawPixels
-from ssl_zoo.evaluation.features import Reading, extract_features
-from ssl_zoo.evaluation.fingerprint import fingerprint
-from ssl_zoo.evaluation.store import FeatureStore
+from ssl_zoo.features.extract import Reading, extract_features
+from ssl_zoo.features.store import FeatureStore
+from ssl_zoo.loading.fingerprint import fingerprint
 from tests.data.tiny_sets import UNEVEN, write_parquet
 from tests.two_processes import run_in_two_processes
 
@@ -86,7 +86,7 @@ def test_what_changes_the_features_is_computed_anew(folder, tmp_path, change):
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("stop_after", [3, 20, 37])
 def test_an_interrupted_computation_goes_on(folder, tmp_path, monkeypatch, stop_after, num_workers):
-    monkeypatch.setattr("ssl_zoo.evaluation.store._FLUSH_SECONDS", 0.0)
+    monkeypatch.setattr("ssl_zoo.features.store._FLUSH_SECONDS", 0.0)
     store, source = FeatureStore(tmp_path), source_of(folder)
     stopped, rest = Counting(stop_after), Counting()
     with pytest.raises(KeyboardInterrupt):
@@ -108,7 +108,7 @@ def two_stored(rank, folder, cache, batch_size):
 def test_two_processes_store_what_one_does(folder, tmp_path, monkeypatch, half_done):
     """An uneven last batch, corrupt rows, and the rest of what one process left."""
     if half_done:
-        monkeypatch.setattr("ssl_zoo.evaluation.store._FLUSH_SECONDS", 0.0)
+        monkeypatch.setattr("ssl_zoo.features.store._FLUSH_SECONDS", 0.0)
         with pytest.raises(KeyboardInterrupt):
             FeatureStore(tmp_path).features(Counting(30), source_of(folder), VIEW, model="a", reading=READING)
     expected = expected_of(folder)

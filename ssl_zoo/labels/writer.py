@@ -28,9 +28,9 @@ from ssl_zoo.data.label_files import LABELS_FILE, Head, join_parts, label_bytes,
 from ssl_zoo.data.source import ImageSource
 from ssl_zoo.data.stream import CorruptCounter
 from ssl_zoo.data.views import EvalView
-from ssl_zoo.evaluation.labels.card import describe_labels, render_label_card
-from ssl_zoo.evaluation.labels.heads import LabelError, count_clusters, empty_heads, join_heads, read_heads
 from ssl_zoo.functional.distributed import all_gather_objects, rank, world_size
+from ssl_zoo.labels.card import describe_labels, render_label_card
+from ssl_zoo.labels.heads import LabelError, count_clusters, empty_heads, join_heads, read_heads
 
 
 __all__ = ["LabelError", "Labelling", "label_images"]

@@ -16,10 +16,10 @@ from ssl_zoo.data import label_files
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.source import DataConfig, open_source
 from ssl_zoo.data.views import EvalView
-from ssl_zoo.evaluation.fingerprint import weights_sha256
-from ssl_zoo.evaluation.labels import writer as label_writer
-from ssl_zoo.evaluation.labels.heads import LabelError
-from ssl_zoo.evaluation.labels.writer import Labelling, label_images
+from ssl_zoo.labels import writer as label_writer
+from ssl_zoo.labels.heads import LabelError
+from ssl_zoo.labels.writer import Labelling, label_images
+from ssl_zoo.loading.fingerprint import weights_sha256
 from ssl_zoo.training.build import build_model
 from tests.data.tiny_sets import UNEVEN, write_parquet
 from tests.training.tiny_recipes import ROOT, SMALL_RECIPES, recipe_name, shrink

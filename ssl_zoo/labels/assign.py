@@ -7,7 +7,7 @@ import torch
 
 from ssl_zoo.data.source import ImageSource
 from ssl_zoo.data.views import ImageTransform
-from ssl_zoo.evaluation.features import Reading, evaluation_batches, gather_table
+from ssl_zoo.features.extract import Reading, evaluation_batches, gather_table
 
 
 __all__ = ["Assigner", "PseudoLabels", "assign_pseudo_labels"]

@@ -5,7 +5,7 @@ from pathlib import Path
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
 
-from ssl_zoo.evaluation.labels.heads import LabelError
+from ssl_zoo.labels.heads import LabelError
 
 
 __all__ = ["push_labels"]

@@ -21,7 +21,7 @@ from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.order import StreamOrder
 from ssl_zoo.data.source import ImageSource
 from ssl_zoo.data.views import EvalView
-from ssl_zoo.evaluation.features import Encoder, FeatureTable, Reading, check_finite, evaluation_batches
+from ssl_zoo.features.extract import Encoder, FeatureTable, Reading, check_finite, evaluation_batches
 from ssl_zoo.functional.distributed import all_gather_objects, rank, wait_for_all, world_size
 
 

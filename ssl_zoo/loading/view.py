@@ -5,7 +5,7 @@ from typing import Any
 from transformers import AutoImageProcessor, PreTrainedModel
 
 from ssl_zoo.data.views import EvalView
-from ssl_zoo.evaluation.load import ModelLoadError, load_auto
+from ssl_zoo.loading.models import ModelLoadError, load_auto
 
 
 __all__ = ["model_view", "view_size"]

@@ -16,7 +16,9 @@ from transformers import (
 )
 
 from ssl_zoo.data.views import RawPixels
-from ssl_zoo.evaluation.load import (
+from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.hub.export import export_repo
+from ssl_zoo.loading.models import (
     Backbone,
     ModelLoadError,
     create_untrained,
@@ -24,9 +26,7 @@ from ssl_zoo.evaluation.load import (
     load_backbone,
     load_pretraining_model,
 )
-from ssl_zoo.evaluation.model_view import model_view, view_size
-from ssl_zoo.evaluation.subject import Subject
-from ssl_zoo.hub.export import export_repo
+from ssl_zoo.loading.view import model_view, view_size
 from ssl_zoo.training.build import build_model
 from ssl_zoo.training.recipe import load_recipe
 from tests.evaluation.tiny_run import write_run

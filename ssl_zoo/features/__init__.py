@@ -1,0 +1,1 @@
+"""Features of the images of a split: extracted once, and kept on disk."""

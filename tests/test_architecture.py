@@ -18,11 +18,12 @@ MODULES = sorted(path.relative_to(ROOT) for path in PACKAGE.rglob("*.py"))
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "ssl_zoo": ("ssl_zoo.models.registry", "ssl_zoo.zoo.entries"),
     "ssl_zoo.provenance": (),
+    "ssl_zoo.settings": (),
     "ssl_zoo.functional": (),
     "ssl_zoo.nn": ("ssl_zoo.functional.",),
     "ssl_zoo.models": ("ssl_zoo.functional.", "ssl_zoo.nn."),
     "ssl_zoo.models.registry": (),
-    "ssl_zoo.data": (),
+    "ssl_zoo.data": ("ssl_zoo.settings.declare",),
     "ssl_zoo.loading": ("ssl_zoo.models.registry", "ssl_zoo.data.views"),
     "ssl_zoo.features": ("ssl_zoo.functional.", "ssl_zoo.data."),
     "ssl_zoo.labels": (
@@ -40,6 +41,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ssl_zoo.features.",
         "ssl_zoo.labels.assign",
         "ssl_zoo.provenance",
+        "ssl_zoo.settings.",
     ),
     "ssl_zoo.training": (
         "ssl_zoo.functional.",
@@ -50,6 +52,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ssl_zoo.features.",
         "ssl_zoo.evaluation.",
         "ssl_zoo.provenance",
+        "ssl_zoo.settings.",
     ),
     "ssl_zoo.zoo": (),
     "ssl_zoo.hub": (
@@ -86,6 +89,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ssl_zoo.evaluation.results",
         *(f"ssl_zoo.training.{name}" for name in ("checkpoint", "log", "stop")),
         "ssl_zoo.provenance",
+        "ssl_zoo.settings.declare",
     ),
 }
 # A method may import these, and itself, but no other method.
@@ -96,6 +100,7 @@ _COMMON = ("torch", "numpy")
 THIRD_PARTY: dict[str, tuple[str, ...]] = {
     "ssl_zoo": (),
     "ssl_zoo.provenance": (),
+    "ssl_zoo.settings": ("yaml",),
     "ssl_zoo.functional": ("torch",),
     "ssl_zoo.nn": ("torch", "timm"),
     "ssl_zoo.models": ("torch", "timm", "transformers", "huggingface_hub", "safetensors"),
@@ -115,7 +120,7 @@ THIRD_PARTY: dict[str, tuple[str, ...]] = {
         *("accelerate", "datasets", "evaluate", "transformers"),
         *("sklearn", "scipy", "matplotlib", "PIL", "tqdm", "timm"),
     ),
-    "ssl_zoo.training": (*_COMMON, "accelerate", "timm", "huggingface_hub", "safetensors", "yaml", "tqdm"),
+    "ssl_zoo.training": (*_COMMON, "accelerate", "timm", "huggingface_hub", "safetensors", "tqdm"),
     "ssl_zoo.zoo": (),
     "ssl_zoo.hub": (*_COMMON, "huggingface_hub", "safetensors", "timm", "transformers", "yaml"),
     "ssl_zoo.conversion": (*_COMMON, "huggingface_hub", "pyarrow", "safetensors"),

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import datasets
@@ -13,6 +13,7 @@ import pyarrow as pa
 from ssl_zoo.data.counts import count_rows, identify, read_labels
 from ssl_zoo.data.errors import DataError, nearest
 from ssl_zoo.data.locate import Located, locate
+from ssl_zoo.settings.declare import setting
 
 
 __all__ = ["DataConfig", "DataError", "ImageSource", "Row", "RowReader", "open_source"]
@@ -25,45 +26,30 @@ _TABLE_ROWS = 128
 class DataConfig:
     """The `data` section of a recipe: which images, and how they are read."""
 
-    path: str = field(
-        default="embedded",
-        metadata={"help": "a data set id on the Hub, a local folder (parquet, imagefolder, webdataset) or 'embedded'"},
+    path: str = setting(
+        "embedded", "a data set id on the Hub, a local folder (parquet, imagefolder, webdataset) or 'embedded'"
     )
-    name: str | None = field(default=None, metadata={"help": "configuration (subset) of the data set, if it has any"})
-    split: str = field(default="train", metadata={"help": "split to read"})
-    revision: str | None = field(default=None, metadata={"help": "commit, branch or tag of a data set on the Hub"})
-    streaming: bool = field(
-        default=True, metadata={"help": "read while training; false downloads the whole set first and shuffles fully"}
+    name: str | None = setting(None, "configuration (subset) of the data set, if it has any")
+    split: str = setting("train", "split to read")
+    revision: str | None = setting(None, "commit, branch or tag of a data set on the Hub")
+    streaming: bool = setting(True, "read while training; false downloads the whole set first and shuffles fully")
+    image_column: str | None = setting(None, "column of the images; null finds it by type")
+    label_column: str | None = setting(None, "column of the labels; null finds it by type")
+    shuffle_buffer: int = setting(2048, "rows that are permuted together; each worker holds so many undecoded images")
+    num_workers: int = setting(2, "processes per device that read, decode and augment")
+    max_corrupt_share: float = setting(0.01, "stop when more than this share of the rows holds no readable image")
+    max_rows: int | None = setting(None, "use only the first so many rows; null is all")
+    labelled_share: float = setting(1.0, "share of the rows whose label a method with supervision may learn from")
+    labelled_stratified: bool = setting(True, "take the same share of every class; false draws from all rows alike")
+    labelled_seed: int = setting(0, "seed of the draw of labelled rows")
+    labelled_ids: str | None = setting(
+        None, "text file with one labelled row number or image file name per line, instead of a draw"
     )
-    image_column: str | None = field(default=None, metadata={"help": "column of the images; null finds it by type"})
-    label_column: str | None = field(default=None, metadata={"help": "column of the labels; null finds it by type"})
-    shuffle_buffer: int = field(
-        default=2048, metadata={"help": "rows that are permuted together; each worker holds so many undecoded images"}
+    label_table: str | None = setting(
+        None, "folder or Hub data set of recipes/label.py whose labels are learned instead of the classes"
     )
-    num_workers: int = field(default=2, metadata={"help": "processes per device that read, decode and augment"})
-    max_corrupt_share: float = field(
-        default=0.01, metadata={"help": "stop when more than this share of the rows holds no readable image"}
-    )
-    max_rows: int | None = field(default=None, metadata={"help": "use only the first so many rows; null is all"})
-    labelled_share: float = field(
-        default=1.0, metadata={"help": "share of the rows whose label a method with supervision may learn from"}
-    )
-    labelled_stratified: bool = field(
-        default=True, metadata={"help": "take the same share of every class; false draws from all rows alike"}
-    )
-    labelled_seed: int = field(default=0, metadata={"help": "seed of the draw of labelled rows"})
-    labelled_ids: str | None = field(
-        default=None,
-        metadata={"help": "text file with one labelled row number or image file name per line, instead of a draw"},
-    )
-    label_table: str | None = field(
-        default=None,
-        metadata={
-            "help": "folder or Hub data set of recipes/label.py whose labels are learned instead of the classes"
-        },
-    )
-    label_table_column: str = field(
-        default="pseudo_label_0", metadata={"help": "column of that table: pseudo_label_ and the number of the head"}
+    label_table_column: str = setting(
+        "pseudo_label_0", "column of that table: pseudo_label_ and the number of the head"
     )
 
     def __post_init__(self) -> None:

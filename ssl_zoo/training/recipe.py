@@ -4,12 +4,11 @@ Reading is strict, so that a misspelt key can't silently train something else: a
 malformed override is an error that names the key, what was expected and the nearest valid key.
 """
 
-import dataclasses
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
@@ -17,17 +16,12 @@ from ssl_zoo.data.source import DataConfig
 from ssl_zoo.data.views import ViewsConfig
 from ssl_zoo.models.configuration_base import SSLConfig
 from ssl_zoo.models.registry import config_class_of, method_names
-from ssl_zoo.training import strict_yaml
+from ssl_zoo.settings import strict_yaml
+from ssl_zoo.settings.declare import plain
+from ssl_zoo.settings.given import Given, unknown_key
+from ssl_zoo.settings.hints import SettingsError, WrongTypeError, check_value, describe_value, nearest
 from ssl_zoo.training.config import EvaluationConfig, OptimConfig, RecipeError, TrainConfig
-from ssl_zoo.training.recipe_keys import (
-    SECTIONS,
-    TOP_LEVEL,
-    describe_keys,
-    model_hints,
-    plain,
-    unknown_key,
-)
-from ssl_zoo.training.schema import WrongTypeError, check_value, describe_value, nearest
+from ssl_zoo.training.recipe_keys import SECTIONS, TOP_LEVEL, all_keys, describe_keys, model_hints
 
 
 @dataclass
@@ -61,7 +55,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data, complete: the form in which a recipe is saved and compared."""
-        data: dict[str, Any] = plain(dataclasses.asdict(self))
+        data: dict[str, Any] = plain(self)
         return data
 
     def to_yaml(self) -> str:
@@ -95,43 +89,27 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"there is no recipe file '{path}'{hint}") from error
     except UnicodeDecodeError as error:
         raise RecipeError(f"{path.name}: a recipe is a UTF-8 text file, this one isn't") from error
-    except RecipeError as error:
+    except SettingsError as error:
         raise RecipeError(f"{path.name}, {error}") from error
     data = {} if data is None else data
     if not isinstance(data, dict):
         raise RecipeError(f"{path.name}: expected sections ({', '.join(TOP_LEVEL)}), got {describe_value(data)}")
-
-    texts: dict[str, str] = {}
+    given = _given(data, place=path.name, lines=lines)
     for override in overrides:
-        _apply_override(data, override, texts)
-
-    def where(key: str) -> str:
-        origin = next((name for name in reversed(texts) if f"{key}.".startswith((f"{name}.", f"{name}["))), None)
-        origin = origin or next((name for name in reversed(texts) if name.startswith(f"{key}.")), None)
-        if origin is not None:
-            return f"override '{origin}={texts[origin]}'"
-        while key and key not in lines:  # an entry of a list stands in its key's line
-            key = key.rpartition("[")[0] or key.rpartition(".")[0]
-        return f"{path.name}, line {lines[key]}" if key else path.name
-
-    recipe = recipe_from_dict(data, where=where, texts=texts)
+        if re.match(r"\s*results\s*[.=]", override):
+            raise RecipeError(f"override '{override}': `results` are measured, not set")
+        given.override(override)
+    recipe = _build(given)
     if recipe.train.output_dir is None:
         recipe.train.output_dir = f"runs/{recipe.method}-{path.stem}"
     return recipe
 
 
-def recipe_from_dict(
-    data: Mapping[str, Any],
-    *,
-    where: Callable[[str], str] = lambda key: "recipe",
-    texts: Mapping[str, str] | None = None,
-) -> Recipe:
+def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
     """Check plain data, such as the content of a YAML file, and fill in the defaults.
 
     Args:
         data (`Mapping[str, Any]`): sections by name.
-        where (`Callable`): place of a dotted key, put before error messages.
-        texts (`Mapping[str, str]`, *optional*): dotted key -> value as typed; stands in where a string is expected.
 
     Returns:
         `Recipe`: complete.
@@ -139,9 +117,18 @@ def recipe_from_dict(
     Raises:
         RecipeError: as for `load_recipe`.
     """
+    return _build(_given(dict(data), place="recipe", lines={}))
+
+
+def _given(data: dict[str, Any], *, place: str, lines: Mapping[str, int]) -> Given:
+    return Given(data, keys=all_keys(data.get("method")), place=place, lines=lines, error=RecipeError)
+
+
+def _build(given: Given) -> Recipe:
+    data, where = given.data, given.where
     for name in data:
         if name not in TOP_LEVEL:
-            raise RecipeError(f"{where(str(name))}: {unknown_key(str(name), data.get('method'))}")
+            raise RecipeError(f"{where(str(name))}: {unknown_key(str(name), given.keys)}")
     if "method" not in data:
         raise RecipeError(f"{where('method')}: `method` is missing; one of {', '.join(method_names())}")
     method = data["method"]
@@ -155,12 +142,18 @@ def recipe_from_dict(
         raise RecipeError(f"{where('results')}: `results{error.where}`: {error}") from error
 
     config_class = config_class_of(method)
-    hints, context = model_hints(config_class), (where, texts or {}, method)
-    config = _build("model", config_class, data, hints, {}, context)
-    sections = {}
-    for section, cls in SECTIONS.items():
-        lengths = {item.name: item.metadata.get("length") for item in dataclasses.fields(cls)}
-        sections[section] = _build(section, cls, data, get_type_hints(cls), lengths, context)
+    hints = model_hints(config_class)
+
+    def configure(**values: Any) -> SSLConfig:
+        try:
+            config: SSLConfig = config_class(**values)
+        except StrictDataclassError as error:  # wraps what a validator raised
+            raise ValueError(str(error.__cause__ or error)) from error
+        return config
+
+    given.keys = all_keys(method)  # an override may have changed the method
+    config = given.build("model", configure, hints)
+    sections: dict[str, Any] = {section: given.replace(section, cls()) for section, cls in SECTIONS.items()}
     model = {name: plain(getattr(config, name)) for name in hints}
     recipe = Recipe(method=method, model=model, results=results, **sections)
     if recipe.optim.warmup_epochs > recipe.train.epochs:
@@ -169,79 +162,6 @@ def recipe_from_dict(
             f"{recipe.train.epochs}, got {recipe.optim.warmup_epochs}"
         )
     return recipe
-
-
-_Context = tuple[Callable[[str], str], Mapping[str, str], str]
-
-
-def _build(
-    section: str,
-    cls: type,
-    data: Mapping[str, Any],
-    hints: Mapping[str, Any],
-    lengths: Mapping[str, int | None],
-    context: _Context,
-) -> Any:
-    where, texts, method = context
-    given = data.get(section)
-    given = {} if given is None else given
-    if not isinstance(given, dict):
-        raise RecipeError(f"{where(section)}: `{section}` is a section of keys, got {describe_value(given)}")
-    values = {}
-    for name, value in given.items():
-        key = f"{section}.{name}"
-        if name not in hints:
-            raise RecipeError(f"{where(key)}: {unknown_key(key, method)}")
-        try:
-            values[name] = _check_override(value, hints[name], lengths.get(name), texts.get(key))
-        except WrongTypeError as error:
-            raise RecipeError(f"{where(key + error.where)}: `{key}{error.where}`: {error}") from error
-    try:
-        return cls(**values)
-    except (ValueError, TypeError, StrictDataclassError) as error:
-        cause = error.__cause__ or error  # huggingface_hub's @strict wraps what a validator raised
-        named = re.search(r"`(?:\w+\.)?(\w+)`", str(cause))
-        key = f"{section}.{named[1]}" if named and named[1] in hints else section
-        text = str(cause) if f"`{section}." in str(cause) else f"{section}: {cause}"
-        raise RecipeError(f"{where(key)}: {text}") from error
-
-
-def _check_override(value: Any, hint: Any, length: int | None, text: str | None) -> Any:
-    try:
-        return check_value(value, hint, length=length)
-    except WrongTypeError:
-        if text is None or value is None:
-            raise
-    try:  # `data.revision=1234567` is a number for YAML, but a string is wanted: take it as typed
-        return check_value(text, hint, length=length)
-    except WrongTypeError:
-        return check_value(value, hint, length=length)
-
-
-def _apply_override(data: dict[str, Any], override: str, texts: dict[str, str]) -> None:
-    key, equals, text = override.partition("=")
-    key = key.strip()
-    parts = key.split(".")
-    if not equals or not all(parts):
-        raise RecipeError(f"override '{override}': expected dotted.key=value, such as optim.learning_rate=0.1")
-    if parts[0] not in TOP_LEVEL:
-        raise RecipeError(f"override '{override}': {unknown_key(key, data.get('method'))}")
-    if parts[0] == "results":
-        raise RecipeError(f"override '{override}': `results` are measured, not set")
-    if len(parts) == 1 and key != "method":
-        raise RecipeError(f"override '{override}': `{key}` is a section; set its keys, such as {key}.name=value")
-    try:
-        value, _ = strict_yaml.parse(text)
-    except RecipeError as error:
-        raise RecipeError(f"override '{override}': {error}") from error
-    target = data
-    for part in parts[:-1]:
-        if not isinstance(target.get(part), dict):
-            target[part] = {}
-        target = target[part]
-    target[parts[-1]] = value
-    texts.pop(key, None)
-    texts[key] = text
 
 
 __all__ = [

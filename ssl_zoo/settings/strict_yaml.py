@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from ssl_zoo.training.config import RecipeError
+from ssl_zoo.settings.hints import SettingsError
 
 
 _RESOLVERS: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
@@ -30,7 +30,7 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             event = self.peek_event()
-            raise RecipeError(f"line {event.start_mark.line + 1}: write the value out instead of `*{event.anchor}`")
+            raise SettingsError(f"line {event.start_mark.line + 1}: write the value out instead of `*{event.anchor}`")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -38,7 +38,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if key.value in seen:
                 line = key.start_mark.line + 1
-                raise RecipeError(
+                raise SettingsError(
                     f"line {line}: `{key.value}` is given a second time (first in line {seen[key.value]})"
                 )
             seen[key.value] = key.start_mark.line + 1
@@ -77,7 +77,7 @@ def parse(text: str) -> tuple[Any, dict[str, int]]:
         `tuple[Any, dict[str, int]]`: the data, and the line (from 1) of every dotted key.
 
     Raises:
-        RecipeError: with the line, when the text is no YAML, repeats a key or asks for Python objects.
+        SettingsError: with the line, when the text is no YAML, repeats a key or asks for Python objects.
     """
     loader = _Loader(text)
     try:
@@ -87,9 +87,9 @@ def parse(text: str) -> tuple[Any, dict[str, int]]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         line = f"line {mark.line + 1}: " if mark is not None else ""
-        raise RecipeError(f"{line}not valid YAML: {error.problem or error.context}") from error
+        raise SettingsError(f"{line}not valid YAML: {error.problem or error.context}") from error
     except yaml.YAMLError as error:
-        raise RecipeError(f"not valid YAML: {error}") from error
+        raise SettingsError(f"not valid YAML: {error}") from error
     finally:
         loader.dispose()
 

@@ -1,17 +1,21 @@
-"""Checks values against type hints, and reads what a configuration class documents about its fields.
+"""Checks values against type hints, and describes both in the words of a recipe.
 
 Stricter than Python: a bool is no int, a number must be finite, and `null` passes only where the hint allows `None`.
 Kinder in one place: an int passes for a float.
 """
 
-import dataclasses
 import difflib
-import inspect
 import math
-import re
 import types
 from collections.abc import Iterable
 from typing import Any, Literal, Union, get_args, get_origin
+
+
+__all__ = ["SettingsError", "WrongTypeError", "check_value", "describe_type", "describe_value", "nearest"]
+
+
+class SettingsError(ValueError):
+    """Settings can't be used; the message names the key, what was expected and the nearest valid choice."""
 
 
 class WrongTypeError(TypeError):
@@ -22,13 +26,13 @@ class WrongTypeError(TypeError):
         self.where = where
 
 
-def check_value(value: Any, hint: Any, *, length: int | None = None) -> Any:
+def check_value(value: Any, hint: Any) -> Any:
     """Return `value` as the hint wants it.
 
     Args:
         value (`Any`): what YAML gave: None, bool, int, float, str, list or dict.
-        hint (`Any`): a type, `X | None`, `list[X]`, `tuple[X, Y]`, `dict[str, X]`, `Literal[...]` or `Any`.
-        length (`int`, *optional*): number of entries that a list must have.
+        hint (`Any`): a type, `X | None`, `list[X]`, `tuple[X, Y]`, `tuple[X, ...]`, `dict[str, X]`, `Literal[...]`
+            or `Any`.
 
     Returns:
         `Any`: the value; an int given for a float becomes one, a list given for a tuple too.
@@ -40,7 +44,7 @@ def check_value(value: Any, hint: Any, *, length: int | None = None) -> Any:
     if hint is Any:
         return value
     if origin in (Union, types.UnionType):
-        return _check_union(value, hint, length)
+        return _check_union(value, hint)
     if origin is Literal:
         if any(value == choice and type(value) is type(choice) for choice in arguments):
             return value
@@ -51,10 +55,12 @@ def check_value(value: Any, hint: Any, *, length: int | None = None) -> Any:
         if type(value) is (type(None) if hint is None else hint):
             return value
     elif list in (hint, origin):
-        if isinstance(value, list) and length in (None, len(value)):
+        if isinstance(value, list):
             entry = arguments[0] if arguments else Any
             return [_check_entry(item, entry, f"[{number}]") for number, item in enumerate(value)]
     elif origin is tuple:
+        if arguments[-1] is Ellipsis and isinstance(value, (list, tuple)):
+            arguments = arguments[:1] * len(value)
         if isinstance(value, (list, tuple)) and len(value) == len(arguments):
             pairs = enumerate(zip(value, arguments, strict=True))
             return tuple(_check_entry(item, entry, f"[{number}]") for number, (item, entry) in pairs)
@@ -64,20 +70,20 @@ def check_value(value: Any, hint: Any, *, length: int | None = None) -> Any:
             return {name: _check_entry(item, entry, f".{name}") for name, item in value.items()}
     else:
         raise AssertionError(f"no rule for the type hint {hint!r}")
-    raise WrongTypeError(describe_type(hint, length=length), value)
+    raise WrongTypeError(describe_type(hint), value)
 
 
-def _check_union(value: Any, hint: Any, length: int | None) -> Any:
+def _check_union(value: Any, hint: Any) -> Any:
     members = get_args(hint)
     if type(value) in members:  # keeps an int an int in `float | int`
-        return value if isinstance(value, int) else check_value(value, type(value), length=length)
+        return value if isinstance(value, int) else check_value(value, type(value))
     failure: WrongTypeError | None = None
     for member in members:
         try:
-            return check_value(value, member, length=length)
+            return check_value(value, member)
         except WrongTypeError as error:  # an entry of a list that is otherwise right says more than the whole union
             failure = error if error.where else failure
-    raise failure or WrongTypeError(describe_type(hint, length=length), value)
+    raise failure or WrongTypeError(describe_type(hint), value)
 
 
 def _check_entry(value: Any, hint: Any, where: str) -> Any:
@@ -88,20 +94,18 @@ def _check_entry(value: Any, hint: Any, where: str) -> Any:
         raise
 
 
-def describe_type(hint: Any, *, length: int | None = None) -> str:
+def describe_type(hint: Any) -> str:
     """Name a type hint in the words of a recipe: `float or null`, `list of 2 floats`, `one of sgd, lars`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         members = [member for member in arguments if not (member is int and float in arguments)]
-        return " or ".join(describe_type(member, length=length) for member in members)
+        return " or ".join(describe_type(member) for member in members)
     if origin is Literal:
         return "one of " + ", ".join(str(choice) for choice in arguments)
     if hint in (None, type(None)):
         return "null"
-    if origin is tuple:
-        return f"list of {len(arguments)} {describe_type(arguments[0])}s"
-    if list in (hint, origin):
-        count = "" if length is None else f"{length} "
+    if list in (hint, origin) or origin is tuple:
+        count = f"{len(arguments)} " if origin is tuple and arguments[-1] is not Ellipsis else ""
         return f"list of {count}{describe_type(arguments[0]) if arguments else 'value'}s"
     if dict in (hint, origin):
         return "mapping"
@@ -125,27 +129,3 @@ def nearest(word: str, choices: Iterable[str]) -> str | None:
     """Find the choice that `word` was probably meant to be, `None` when nothing is similar."""
     matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return matches[0] if matches else None
-
-
-def documented_fields(cls: type) -> dict[str, str]:
-    """Collect the help line of every field, from `metadata["help"]` or from the `Args:` of the class docstrings.
-
-    Args:
-        cls (`type`): a dataclass; the docstrings of its bases count too, the most derived first.
-
-    Returns:
-        `dict[str, str]`: field name -> one line.
-    """
-    found: dict[str, str] = {}
-    for base in cls.__mro__:
-        section = re.search(r"^(?:Args|Attributes):\n((?:[ \t]+.*\n?|\n)+)", inspect.getdoc(base) or "", re.MULTILINE)
-        for name, text in re.findall(
-            r"^    (\w+)(?: \([^\n]*?\))?: (.*(?:\n {5,}.*)*)", section[1] if section else "", re.MULTILINE
-        ):
-            found.setdefault(name, " ".join(text.split()))
-    if dataclasses.is_dataclass(cls):
-        found |= {item.name: item.metadata["help"] for item in dataclasses.fields(cls) if "help" in item.metadata}
-    return found
-
-
-__all__ = ["WrongTypeError", "check_value", "describe_type", "describe_value", "documented_fields", "nearest"]

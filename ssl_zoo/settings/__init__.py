@@ -1,0 +1,1 @@
+"""Settings: declared as documented dataclass fields, checked against their types, overridden from a command line."""

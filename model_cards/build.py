@@ -19,7 +19,6 @@ import yaml
 
 from ssl_zoo.evaluation.results import METRICS, SHARES
 from ssl_zoo.models.registry import display_name, method_names
-from ssl_zoo.training.recipe import load_recipe
 from ssl_zoo.zoo.entries import INDEX, License, Measured, Reported, ZooEntry
 
 
@@ -68,22 +67,23 @@ def read_entry(path: Path) -> ZooEntry:
     recipe = data["recipe"]
     if recipe is not None and not (ROOT / recipe).is_file():
         raise CardError(f"{place}: there is no recipe '{recipe}'")
-    measured = measured_by(ROOT / recipe) if recipe and data["origin"] == "ours" else ()
+    measured = measured_by(recipe) if recipe and data["origin"] == "ours" else ()
     fields = {**data, **match.groupdict(), "license": license, "reported": reported, "measured": measured}
     del fields["tag"]
     notes = _render(place, body, fields, tag=match["tag"])
     return ZooEntry(**fields, name=name, notes=notes, verified=not data["doubt"])
 
 
-def measured_by(recipe: Path) -> tuple[Measured, ...]:
-    """What a recipe's `results` hold of the trained model: a line for each metric and protocol, over all seeds."""
-    found: dict[str, dict[Any, dict[str, Any]]] = {}
-    for line in load_recipe(recipe).results:
+def measured_by(recipe: str) -> tuple[Measured, ...]:
+    """What was measured of a recipe's trained models: a line for each metric and protocol, over all seeds."""
+    by_protocol: dict[str, dict[Any, dict[str, Any]]] = {}
+    file = ROOT / "results" / Path(recipe).relative_to("recipes").with_suffix(".jsonl")
+    for line in map(json.loads, file.read_text(encoding="utf-8").splitlines() if file.is_file() else ()):
         if line["subject"] == "trained":
             key = json.dumps([line["metric"], line["protocol"]], sort_keys=True)
-            found.setdefault(key, {})[line["seed"]] = line  # a later measurement of a seed replaces an earlier one
+            by_protocol.setdefault(key, {})[line["seed"]] = line  # a later measurement of a seed replaces an earlier
     measured = []
-    for seeds in found.values():
+    for seeds in by_protocol.values():
         lines = list(seeds.values())
         values = [line["value"] for line in lines]
         measured.append(
@@ -92,7 +92,7 @@ def measured_by(recipe: Path) -> tuple[Measured, ...]:
                 value=round(statistics.mean(values), 6),
                 deviation=round(statistics.stdev(values), 6) if len(values) > 1 else None,
                 seeds=len(values),
-                dataset=recipe.stem.partition("_")[0],
+                dataset=file.stem.partition("_")[0],
                 protocol=lines[0]["protocol"],
                 commits=tuple(sorted({line["commit"] for line in lines if line.get("commit")})),
             )

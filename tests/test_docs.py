@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 
 from ssl_zoo.models.registry import method_names
-from ssl_zoo.training.results_page import read_entries, render_page
 
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md"])
-sys.path.insert(0, str(ROOT / "docs"))
+sys.path[:0] = [str(ROOT / "docs"), str(ROOT / "results")]
 from number_links import renumber  # noqa: E402
+from record import read_page  # noqa: E402
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -47,9 +47,16 @@ def test_a_wrong_link_is_found(tmp_path):
         renumber(page)
 
 
-def test_the_table_of_results_is_that_of_the_recipes():
-    files = sorted((ROOT / "recipes").glob("*/*_small_cpu*.yaml"))
-    entries = read_entries(files, ROOT / "benchmarks" / "rivals.json")
-    notes = (ROOT / "docs" / "results_notes.md").read_text(encoding="utf-8")
+def test_the_table_of_results_is_that_of_the_results_files():
     page = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    assert page == render_page(notes, entries, files), "run: python recipes/record.py"
+    assert page == read_page()[0], "run: python results/record.py"
+
+
+def test_every_results_file_has_its_recipe_which_names_it():
+    files = {str(file.relative_to(ROOT)) for file in (ROOT / "results").glob("*/*.jsonl")}
+    named = {}
+    for recipe in (ROOT / "recipes").glob("*/*.yaml"):
+        for file in re.findall(r"^# Results: +(\S+)$", recipe.read_text(encoding="utf-8"), flags=re.MULTILINE):
+            named[file] = f"results/{recipe.parent.name}/{recipe.stem}.jsonl"
+    assert files == set(named)
+    assert all(file == expected for file, expected in named.items())

@@ -1,36 +1,40 @@
-"""The numbers in the README are those of the recipes' results."""
+"""The numbers in the README are those in results/."""
 
+import json
 from pathlib import Path
 from statistics import mean, stdev
 
 import pytest
 
 from ssl_zoo.models.registry import method_names
-from ssl_zoo.training.recipe import load_recipe
 
 
 ROOT = Path(__file__).resolve().parents[1]
 SUBJECTS = {"raw_pixels": "raw pixels", "random_init": "random init", "trained": "**MIRA**"}
 
 
-def expected_rows(recipe: str) -> list[str]:
+def results(name: str) -> list[dict]:
+    """Lines of a file in results/."""
+    return [json.loads(line) for line in (ROOT / "results" / name).read_text(encoding="utf-8").splitlines()]
+
+
+def expected_rows(name: str) -> list[str]:
     """One row a subject: k-NN accuracy in percent, NMI; mean and standard deviation where there are several seeds."""
-    results = load_recipe(ROOT / "recipes" / "mira" / recipe).results
     rows = []
-    for subject, name in SUBJECTS.items():
+    for subject, title in SUBJECTS.items():
         cells = []
         for metric, scale, digits in (("knn_top1", 100, 1), ("nmi", 1, 2)):
-            lines = [line for line in results if (line["subject"], line["metric"]) == (subject, metric)]
+            lines = [line for line in results(name) if (line["subject"], line["metric"]) == (subject, metric)]
             values = [scale * line["value"] for line in lines]
             spread = f" ± {stdev(values):.{digits}f}" if len(set(values)) > 1 else ""
             cells.append(f"{mean(values):.{digits}f}{spread}" if values else "")
-        rows.append(f"| {name} | {cells[0]} | {cells[1]} |")
+        rows.append(f"| {title} | {cells[0]} | {cells[1]} |")
     return rows
 
 
 def test_the_readme_shows_what_was_measured():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for row in expected_rows("embedded.yaml"):
+    for row in expected_rows("mira/embedded.jsonl"):
         assert row in text
 
 
@@ -39,26 +43,29 @@ def test_every_method_beats_its_random_initialisation_clearly(method):
     """By 8 points of k-NN accuracy on CIFAR-10, with each of its small recipes and on every seed.
 
     The small recipes share one backbone, and its first weights are those of the seed whatever the method; they stand
-    with MIRA's recipe.
+    with MIRA's results.
     """
-    untrained = accuracies(ROOT / "recipes" / "mira" / "cifar10_small_cpu.yaml", "random_init")
+    untrained = accuracies("mira/cifar10_small_cpu.jsonl", "random_init")
     for file in sorted((ROOT / "recipes" / method).glob("cifar10_small_cpu*.yaml")):
-        trained = accuracies(file, "trained")
+        trained = accuracies(f"{method}/{file.stem}.jsonl", "trained")
         assert trained, f"{file.name} was not measured"
         for seed, accuracy in trained.items():
             assert accuracy >= untrained[seed] + 0.08
 
 
-def accuracies(file: Path, subject: str) -> dict[int, float]:
+def accuracies(name: str, subject: str) -> dict[int, float]:
     """k-NN accuracy by seed."""
-    lines = [line for line in load_recipe(file).results if (line["subject"], line["metric"]) == (subject, "knn_top1")]
+    lines = [line for line in results(name) if (line["subject"], line["metric"]) == (subject, "knn_top1")]
     return {line["seed"]: line["value"] for line in lines}
 
 
 def test_the_default_learns_on_every_seed():
     """Ten points above the better of raw pixels and the untrained backbone, as measured."""
-    results = load_recipe(ROOT / "recipes" / "mira" / "embedded.yaml").results
-    accuracy = {(line["subject"], line["seed"]): line["value"] for line in results if line["metric"] == "knn_top1"}
+    accuracy = {
+        (line["subject"], line["seed"]): line["value"]
+        for line in results("mira/embedded.jsonl")
+        if line["metric"] == "knn_top1"
+    }
     seeds = [seed for subject, seed in accuracy if subject == "trained"]
     assert len(seeds) >= 3
     for seed in seeds:

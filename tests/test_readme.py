@@ -108,7 +108,7 @@ CHECKS: dict[str, Callable[[re.Match[str]], None]] = {
     r"make (?P<targets>[\w =.-]+)": check_make,
     LAUNCH + r"recipes/train\.py(?P<words>.*)": check_train,
     LAUNCH + r"(?P<script>recipes/(?:evaluate|label|detect)\.py)(?P<words>.*)": check_other_recipe,
-    r"python (?P<script>(?:recipes/(?:publish|evaluate|record|convert)|benchmarks/cifar10_table)\.py)(?P<words>.*)": (
+    r"python (?P<script>(?:recipes/(?:publish|evaluate|convert)|results/(?:record|cifar10_table))\.py)(?P<words>.*)": (
         check_other_recipe
     ),
     r"python (?P<script>space/app\.py)(?P<words>.*)": check_other_recipe,

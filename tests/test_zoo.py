@@ -84,7 +84,8 @@ def test_every_small_recipe_has_an_entry_of_ours_with_its_numbers():
     small = {str(path.relative_to(ROOT)) for path in (ROOT / "recipes").glob("*/cifar10_small_cpu*.yaml")}
     assert {entry.recipe for entry in ours} == small
     for entry in ours:
-        results = yaml.safe_load((ROOT / entry.recipe).read_text(encoding="utf-8"))["results"]
+        file = ROOT / "results" / Path(entry.recipe).relative_to("recipes").with_suffix(".jsonl")
+        results = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         seeds = {
             line["seed"]: line["value"]
             for line in results

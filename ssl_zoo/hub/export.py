@@ -159,6 +159,7 @@ def _write_recipe(source: Source, out: Path) -> dict[str, Any]:
 def _shareable_recipe(recipe: dict[str, Any]) -> tuple[dict[str, Any], str]:
     """Replace a local data folder by its name; return the recipe and the comment that says so."""
     shared: dict[str, Any] = without_paths(recipe)
+    shared.pop("results", None)  # in runs of earlier versions: those of the recipe, not of this run
     path = str((recipe.get("data") or {}).get("path", ""))
     if not is_local_folder(path):
         return shared, ""

@@ -4,9 +4,8 @@ Reading is strict, so that a misspelt key can't silently train something else: a
 malformed override is an error that names the key, what was expected and the nearest valid key.
 """
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from ssl_zoo.models.registry import config_class_of, method_names
 from ssl_zoo.settings import strict_yaml
 from ssl_zoo.settings.declare import plain
 from ssl_zoo.settings.given import Given, unknown_key
-from ssl_zoo.settings.hints import SettingsError, WrongTypeError, check_value, describe_value, nearest
+from ssl_zoo.settings.hints import SettingsError, describe_value, nearest
 from ssl_zoo.training.config import EvaluationConfig, OptimConfig, RecipeError, TrainConfig
 from ssl_zoo.training.recipe_keys import SECTIONS, TOP_LEVEL, all_keys, describe_keys, model_hints
 
@@ -36,7 +35,6 @@ class Recipe:
         optim (`OptimConfig`): optimiser and learning rate.
         train (`TrainConfig`): length, batch, checkpoints, logging.
         evaluation (`EvaluationConfig`): k-NN protocol.
-        results (`list[dict]`): measured results; nothing in it changes a run.
     """
 
     method: str
@@ -46,7 +44,6 @@ class Recipe:
     optim: OptimConfig
     train: TrainConfig
     evaluation: EvaluationConfig
-    results: list[dict[str, Any]] = field(default_factory=list)
 
     def model_config(self) -> SSLConfig:
         """Build the configuration that the method's model classes take."""
@@ -96,8 +93,6 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path.name}: expected sections ({', '.join(TOP_LEVEL)}), got {describe_value(data)}")
     given = _given(data, place=path.name, lines=lines)
     for override in overrides:
-        if re.match(r"\s*results\s*[.=]", override):
-            raise RecipeError(f"override '{override}': `results` are measured, not set")
         given.override(override)
     recipe = _build(given)
     if recipe.train.output_dir is None:
@@ -127,7 +122,7 @@ def _given(data: dict[str, Any], *, place: str, lines: Mapping[str, int]) -> Giv
 def _build(given: Given) -> Recipe:
     data, where = given.data, given.where
     for name in data:
-        if name not in TOP_LEVEL:
+        if name not in TOP_LEVEL and name != "results":  # which files of older runs hold, and which changes nothing
             raise RecipeError(f"{where(str(name))}: {unknown_key(str(name), given.keys)}")
     if "method" not in data:
         raise RecipeError(f"{where('method')}: `method` is missing; one of {', '.join(method_names())}")
@@ -136,11 +131,6 @@ def _build(given: Given) -> Recipe:
         raise RecipeError(
             f"{where('method')}: `method` must be one of {', '.join(method_names())}, got {describe_value(method)}"
         )
-    try:
-        results = check_value(data.get("results") or [], list[dict[str, Any]])
-    except WrongTypeError as error:
-        raise RecipeError(f"{where('results')}: `results{error.where}`: {error}") from error
-
     config_class = config_class_of(method)
     hints = model_hints(config_class)
 
@@ -155,7 +145,7 @@ def _build(given: Given) -> Recipe:
     config = given.build("model", configure, hints)
     sections: dict[str, Any] = {section: given.replace(section, cls()) for section, cls in SECTIONS.items()}
     model = {name: plain(getattr(config, name)) for name in hints}
-    recipe = Recipe(method=method, model=model, results=results, **sections)
+    recipe = Recipe(method=method, model=model, **sections)
     if recipe.optim.warmup_epochs > recipe.train.epochs:
         raise RecipeError(
             f"{where('optim.warmup_epochs')}: `optim.warmup_epochs` must be at most train.epochs = "

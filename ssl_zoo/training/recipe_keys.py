@@ -21,7 +21,7 @@ SECTIONS: dict[str, type] = {
     "train": TrainConfig,
     "evaluation": EvaluationConfig,
 }
-TOP_LEVEL = ("method", "model", *SECTIONS, "results")
+TOP_LEVEL = ("method", "model", *SECTIONS)
 # Fields of a model's configuration that building or publishing the model fills in.
 _NOT_IN_RECIPES = {"num_features", "pretraining_subfolder", "image_processor_type"}
 
@@ -39,9 +39,6 @@ def describe_keys(methods: Sequence[str] | None = None) -> str:
         lines += describe_settings("model", config_class(), model_hints(config_class))
     for section, cls in SECTIONS.items():
         lines += [f"\n{section}", *describe_settings(section, cls())]
-    lines.append(
-        "\nresults: list of mappings\n    measured results, written by recipes/record.py; can't be overridden"
-    )
     return "\n".join(lines)
 
 
@@ -53,7 +50,7 @@ def all_keys(method: object) -> list[str]:
         keys += [f"model.{item}" for item in model_hints(config_class_of(name))]
     for section, cls in SECTIONS.items():
         keys += [f"{section}.{item.name}" for item in dataclasses.fields(cls)]
-    return [*keys, "results"]
+    return keys
 
 
 def model_hints(config_class: type) -> dict[str, Any]:

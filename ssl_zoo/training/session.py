@@ -259,7 +259,7 @@ def _prepare_folder(recipe: Recipe, run: Path, *, create: bool) -> None:
         for name in sorted(stored.keys() | current.keys())
         if stored.get(name) != current.get(name)
         and name not in _FREE_TO_CHANGE
-        and name.partition(".")[0] not in ("evaluation", "results")
+        and name.partition(".")[0] != "evaluation"
     ]
     if differing:
         raise RecipeError(

@@ -67,7 +67,7 @@ class Reported:
 
 @dataclass(frozen=True)
 class Measured:
-    """A number that we measured by a recipe of ours, from the recipe's `results`.
+    """A number that we measured by a recipe of ours, from its file in `results/`.
 
     Attributes:
         metric: As in `ssl_zoo.evaluation.results.METRICS`.

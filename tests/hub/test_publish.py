@@ -127,6 +127,7 @@ def test_no_path_of_this_machine(published: Published) -> None:
         assert not absolute, (name, absolute)
     recipe = files_of(published.hub.server)["recipe.yaml"].decode()
     assert "path: pets" in recipe
+    assert "results" not in recipe, "those of the recipe are none of this model"
     assert recipe.startswith("# `data.path` was a folder")
     results = json.loads(files_of(published.hub.server)["results.jsonl"])
     assert results["data"]["path"] == "pets"

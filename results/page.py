@@ -1,4 +1,4 @@
-"""The page of measured results: one table of all small runs, made from the recipes and the rivals' file."""
+"""The page of measured results: one table of all small runs, made from results/."""
 
 import json
 import statistics
@@ -12,7 +12,7 @@ from ssl_zoo.models.registry import display_name
 from ssl_zoo.training.recipe import Recipe, load_recipe
 
 
-__all__ = ["COLUMNS", "Column", "Entry", "curves_picture", "read_entries", "render_page"]
+__all__ = ["COLUMNS", "Column", "Entry", "curves_picture", "read_entries", "read_lines", "render_page", "results_file"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Entry:
         title: What the row is called, Markdown.
         labels: Labels that it learned from, in words.
         kind: `"ours"`, `"rival"` or `"baseline"`.
-        results: Lines as in a recipe's `results`, of this subject alone; several seeds are averaged.
+        results: Lines of a results file, of this subject alone; several seeds are averaged.
     """
 
     title: str
@@ -107,29 +107,40 @@ _REFERENCE = "supervised"
 """The method that learns from all labels and nothing else: what the others are compared with, not one of them."""
 
 
+def results_file(recipe_file: Path) -> Path:
+    """The file of a recipe's results: `results/<method>/<recipe>.jsonl` beside the folder `recipes/`."""
+    recipe_file = recipe_file.resolve()
+    return recipe_file.parents[2] / "results" / recipe_file.parent.name / f"{recipe_file.stem}.jsonl"
+
+
+def read_lines(file: Path) -> list[dict[str, Any]]:
+    """Read a results file, oldest line first; a missing file has none."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.is_file() else []
+
+
 def read_entries(recipe_files: Sequence[Path], rivals_file: Path) -> list[Entry]:
     """Rows of the table: baselines, then methods and rivals together by their k-NN accuracy, best first.
 
     Args:
         recipe_files (sequence of `Path`): The small recipes, in any order; those without results are left out.
-        rivals_file (`Path`): From `benchmarks/cifar10_table.py`; may be missing.
+        rivals_file (`Path`): From `results/cifar10_table.py`; may be missing.
     """
     baselines: dict[str, list[dict[str, Any]]] = {subject: [] for subject in _BASELINES}
-    found = []
+    trained = []
     for file in recipe_files:
-        recipe = load_recipe(file)
+        recipe, results = load_recipe(file), read_lines(results_file(file))
         for subject, lines in baselines.items():
-            lines += [line for line in recipe.results if line["subject"] == subject]
-        if trained := [line for line in recipe.results if line["subject"] == "trained"]:
-            kind = "baseline" if recipe.method == _REFERENCE else "ours"
-            found.append(Entry(_title(file, recipe), _labels(recipe), kind, trained))
+            lines += [line for line in results if line["subject"] == subject]
+        kind = "baseline" if recipe.method == _REFERENCE else "ours"
+        lines = [line for line in results if line["subject"] == "trained"]
+        trained.append(Entry(_title(file, recipe), _labels(recipe), kind, lines))
     if rivals_file.is_file():
         for rival in json.loads(rivals_file.read_text(encoding="utf-8")).values():
-            found.append(Entry(rival["title"], "none", "rival", rival["results"]))
-    found = [entry for entry in found if entry.values(COLUMNS[0])]
-    found.sort(key=lambda entry: -(entry.mean(COLUMNS[0]) or 0.0))
+            trained.append(Entry(rival["title"], "none", "rival", rival["results"]))
+    trained = [entry for entry in trained if entry.values(COLUMNS[0])]
+    trained.sort(key=lambda entry: -(entry.mean(COLUMNS[0]) or 0.0))
     untrained = [Entry(_BASELINES[name], "none", "baseline", lines) for name, lines in baselines.items() if lines]
-    return [*untrained, *found]
+    return [*untrained, *trained]
 
 
 def render_page(notes: str, entries: Sequence[Entry], recipe_files: Sequence[Path]) -> str:

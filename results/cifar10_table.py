@@ -1,9 +1,9 @@
 """Make the table of docs/results.md again: every method, its baselines and two rivals, on CIFAR-10, at one budget.
 
-python benchmarks/cifar10_table.py [--data uoft-cs/cifar10] [--runs runs/cifar10-table] [--only NAME ...] [--record]
+python results/cifar10_table.py [--data uoft-cs/cifar10] [--runs runs/cifar10-table] [--only NAME ...] [--record]
 
 Takes about three hours on two CPU cores. What is done is left alone, so an interrupted table is continued by the same
-command; --record writes the numbers into the recipes, benchmarks/rivals.json and docs/results.md.
+command; --record writes the numbers to results/ and makes docs/results.md.
 """
 
 import argparse
@@ -13,8 +13,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from record import RIVALS as RIVALS_FILE
+from record import recorded_lines
+
 from ssl_zoo.evaluation.results import read_results
-from ssl_zoo.training.record import recorded_lines
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -93,7 +95,7 @@ def record(runs: dict[str, list[Path]], data: str) -> None:
     rivals = {}
     for name, folders in runs.items():
         if name in RECIPES:
-            call("recipes/record.py", f"recipes/{RECIPES[name]}", *map(str, folders))
+            call("results/record.py", f"recipes/{RECIPES[name]}", *map(str, folders))
         else:
             title, recipe, more, seeds = RIVALS[name]
             words = ["python benchmarks/rivals.py", name.removeprefix("lightly_"), f"recipes/{recipe}", name, *more]
@@ -106,8 +108,8 @@ def record(runs: dict[str, list[Path]], data: str) -> None:
             rivals[name] = {"title": title, "results": lines}
     if rivals:
         text = json.dumps(rivals, indent=1)
-        (ROOT / "benchmarks" / "rivals.json").write_text(text + "\n", encoding="utf-8")
-    call("recipes/record.py")
+        RIVALS_FILE.write_text(text + "\n", encoding="utf-8")
+    call("results/record.py")
 
 
 def main() -> None:
@@ -116,7 +118,7 @@ def main() -> None:
     parser.add_argument("--data", default="uoft-cs/cifar10", help="CIFAR-10 on the Hub, or a folder with it")
     parser.add_argument("--runs", type=Path, default=Path("runs/cifar10-table"), help="where the runs are kept")
     parser.add_argument("--only", nargs="+", choices=[*RECIPES, *RIVALS], help="these alone")
-    parser.add_argument("--record", action="store_true", help="write the numbers into recipes and docs")
+    parser.add_argument("--record", action="store_true", help="write the numbers to results/ and docs/")
     arguments = parser.parse_args()
     seeds = {**{name: SEEDS.get(name, (0,)) for name in RECIPES}, **{name: RIVALS[name][3] for name in RIVALS}}
     runs: dict[str, list[Path]] = {}

@@ -1,16 +1,21 @@
-"""Numbers travel from runs into recipes and from there onto the page, and nothing is added on the way."""
+"""Numbers travel from runs into results/ and from there onto the page, and nothing is added on the way."""
 
 import json
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from ssl_zoo.evaluation.pictures.comparison import Dot, save_comparison_picture
 from ssl_zoo.evaluation.results import Result, append_results
 from ssl_zoo.training.config import RecipeError
 from ssl_zoo.training.recipe import load_recipe
-from ssl_zoo.training.record import record_results
-from ssl_zoo.training.results_page import COLUMNS, Entry, read_entries, render_page
+
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "results"))
+from page import COLUMNS, Entry, read_entries, read_lines, render_page, results_file
+from picture import Dot, save_comparison_picture
+from record import record_results
 
 
 KNN, LINEAR, FEW = COLUMNS[0], COLUMNS[1], COLUMNS[2]
@@ -35,7 +40,7 @@ def write_recipe(folder, name="cifar10_small_cpu"):
     path = folder / f"{name}.yaml"
     path.write_text(
         "# A header.\nmethod: mira\n\nmodel: {num_prototypes: 5}\n\noptim: {warmup_epochs: 0.0}\n\n"
-        "train: {epochs: 1.0}\n\nresults:\n"
+        "train: {epochs: 1.0}\n"
     )
     return path
 
@@ -49,8 +54,8 @@ def write_run(folder, recipe_file, overrides, results):
 
 @pytest.fixture
 def recorded(tmp_path):
-    (tmp_path / "mira").mkdir()
-    recipe = write_recipe(tmp_path / "mira")
+    (tmp_path / "recipes" / "mira").mkdir(parents=True)
+    recipe = write_recipe(tmp_path / "recipes" / "mira")
     runs = []
     for seed in (0, 1):
         results = [
@@ -69,10 +74,10 @@ def recorded(tmp_path):
     return recipe
 
 
-def test_the_recipe_keeps_what_the_table_shows_and_how_it_was_made(recorded):
-    text = recorded.read_text()
-    assert text.startswith("# A header.\nmethod: mira\n")
-    lines = load_recipe(recorded).results
+def test_the_file_keeps_what_the_table_shows_and_how_it_was_made(recorded, tmp_path):
+    file = tmp_path / "results" / "mira" / "cifar10_small_cpu.jsonl"
+    assert results_file(recorded) == file
+    lines, text = read_lines(file), file.read_text()
     assert [(line["subject"], line["metric"], line["seed"], line["value"]) for line in lines] == [
         ("raw_pixels", "knn_top1", None, 0.3),
         ("trained", "knn_top1", 0, 0.5),
@@ -84,11 +89,11 @@ def test_the_recipe_keeps_what_the_table_shows_and_how_it_was_made(recorded):
     ]
     assert lines[1]["protocol"] == {"name": "knn", "k": 20}
     assert lines[1]["interval"] == [0.4, 0.6]
-    assert lines[4]["command"].endswith("mira/cifar10_small_cpu.yaml data.path=pets train.seed=1")
+    assert lines[4]["command"].endswith(" recipes/mira/cifar10_small_cpu.yaml data.path=pets train.seed=1")
     other = write_run(recorded.parent / "other", recorded, ["train.epochs=2"], [RESULT])
     with pytest.raises(RecipeError, match=r"differs in train\.epochs"):
         record_results(recorded, [other])
-    assert recorded.read_text() == text
+    assert file.read_text() == text
 
 
 def test_the_table_has_means_intervals_and_empty_cells(recorded, tmp_path):

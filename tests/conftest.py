@@ -39,15 +39,6 @@ def root() -> Path:
     return ROOT
 
 
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Folder of image sets that developers have beside the checkout; a test that wants it is skipped without."""
-    folder = ROOT.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip("there is no ../shared/data beside the checkout")
-    return folder
-
-
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip what this machine can't run, and say why."""
     if item.get_closest_marker("gpu") and not torch.cuda.is_available():

@@ -3,12 +3,12 @@
 import io
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from photographs import photographs
 from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tv
@@ -27,19 +27,14 @@ FACTORS = [(step, factor) for step in range(3) for factor in (0.2, 0.6, 0.93, 1.
 TURNS = [(3, turns) for turns in (-0.5, -0.1, -0.02, 0.0, 0.02, 0.1, 0.5)]
 
 
-def encoded_images(files: list[Path], column: str, number: int) -> list[bytes]:
-    rows = [row for file in files for row in pq.read_table(file, columns=[column])[column].to_pylist()]
-    return [row["bytes"] for row in rows[:: max(1, len(rows) // number)][:number]]
-
-
 @pytest.fixture(scope="module", params=["photographs", "embedded"])
 def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
-    """Encoded images: ImageNet's where they are, and the embedded ones anywhere."""
-    if request.param == "embedded":
-        folder = embedded_dataset_dir(num_train=8, num_test=8, cache_dir=tmp_path_factory.mktemp("cache"))
-        return encoded_images(sorted((folder / "data").glob("train*.parquet")), "image", 8)
-    folder = request.getfixturevalue("shared_data") / "imagenet-sample-240" / "data"
-    return encoded_images(sorted(folder.glob("*.parquet")), "image", 12)
+    """Encoded images."""
+    if request.param == "photographs":
+        return photographs()
+    folder = embedded_dataset_dir(num_train=8, num_test=8, cache_dir=tmp_path_factory.mktemp("cache"))
+    tables = [pq.read_table(file) for file in sorted((folder / "data").glob("train*.parquet"))]
+    return [cell["bytes"] for table in tables for cell in table["image"].to_pylist()]
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from typing import Any
 
 import datasets
 import pytest
+from photographs import photographs, write_photographs
 from PIL import Image
 from tiny_sets import CLASSES, UNEVEN, encoded, row_image, write_imagefolder, write_parquet, write_webdataset
 
@@ -117,10 +118,16 @@ class TestFormats:
         assert source.num_rows == 16
         assert [row for row, _, _ in all_rows(source)] == list(range(16))
 
-    def test_the_developers_sample_opens(self, shared_data: Path) -> None:
-        source = open_source(DataConfig(path=str(shared_data / "imagenet-sample-240")))
-        assert (source.num_rows, source.image_column, len(source.class_names or [])) == (240, "image", 1000)
-        assert decode_image(next(source.rows(2, 7, 8)).image).mode == "RGB"
+    def test_photographs_of_a_thousand_classes(self, tmp_path: Path) -> None:
+        contents = photographs()
+        for shard in range(4):
+            write_photographs(tmp_path / f"train-{shard}.parquet", len(contents), num_classes=1000)
+        source = open_source(DataConfig(path=str(tmp_path)))
+        assert source.num_rows == 4 * len(contents)
+        assert (source.image_column, len(source.class_names or [])) == ("image", 1000)
+        images = [decode_image(row.image) for row in source.rows(2, 0, len(contents))]
+        assert {image.mode for image in images} == {"RGB"}
+        assert [image.size for image in images] == [decode_image(content).size for content in contents]
 
 
 class TestCounts:

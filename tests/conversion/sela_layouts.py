@@ -1,13 +1,11 @@
 """Random checkpoints in SeLa's layouts, and what they must compute, written from the authors' networks in words."""
 
-import json
 from collections.abc import Mapping
 
-import pytest
 import torch
 import torch.nn.functional as F
 
-from tests.conversion.author_layouts import KNOWN, State, resnet, run_resnet
+from tests.conversion.author_layouts import State, known_layout, resnet, run_resnet
 
 
 CLUSTERS = 7
@@ -159,9 +157,7 @@ def run_heads(state: Mapping[str, torch.Tensor], features: torch.Tensor, names: 
 
 def assert_known(state: Mapping[str, torch.Tensor], layout: str) -> None:
     """Names, their order and all shapes but the number of clusters are those read off the authors' code."""
-    if not KNOWN.is_file():
-        pytest.skip("there is no list of the authors' layouts beside the checkout")
-    known = {name: tuple(shape) for name, shape in json.loads(KNOWN.read_text(encoding="utf-8"))[layout]}
+    known = known_layout(layout)
     assert list(state) == list(known)
     for name, tensor in state.items():
         is_head = name.startswith(("top_layer", "fc."))

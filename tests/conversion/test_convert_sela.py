@@ -14,7 +14,7 @@ from ssl_zoo.conversion.layout import Checkpoint, ConversionError, model_tensors
 from ssl_zoo.conversion.reading import read_checkpoint
 from ssl_zoo.conversion.sela import SELA_LAYOUTS
 from tests.conversion import sela_layouts as authors
-from tests.conversion.author_layouts import KNOWN, TOLERANCE, largest_difference
+from tests.conversion.author_layouts import TOLERANCE, known_layout, largest_difference
 
 
 assert ssl_zoo  # registers the methods with transformers
@@ -194,11 +194,8 @@ def test_the_checkpoints_here_have_the_authors_names_and_shapes(layout, make):
     ],
 )
 def test_the_authors_full_shapes_are_taken(tmp_path, known, layout, architecture, heads):
-    if not KNOWN.is_file():
-        pytest.skip("there is no list of the authors' layouts beside the checkout")
-    listed = json.loads(KNOWN.read_text(encoding="utf-8"))[known]
     # On the meta device shapes cost neither memory nor time.
-    state = {name: torch.empty(shape, device="meta") for name, shape in listed}
+    state = {name: torch.empty(shape, device="meta") for name, shape in known_layout(known).items()}
     extras = {"labels": labels_of(10, clusters=3000)} if layout == "sela-torchvision" else {}
     checkpoint = Checkpoint(state=state, extras=extras, file=tmp_path / "listed.pth", sha256="0", bytes=1)
     assert [name for name, one in LAYOUTS.items() if one.recognises(state.keys())] == [layout]

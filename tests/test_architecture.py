@@ -277,9 +277,11 @@ def missing_parts(method: str, root: Path = ROOT) -> list[str]:
     missing = [str(path.relative_to(root)) for path in needed if not path.is_file()]
     if not list((root / "recipes" / method).glob("*.yaml")):
         missing.append(f"recipes/{method}/<dataset>_<backbone>_<epochs>ep.yaml")
-    if not list((root / "tests").rglob(f"test_{method}*.py")):
-        missing.append(f"tests/models/test_{method}.py")
-    return missing
+    fixtures = [root / "tests" / "methods" / f"{method}.yaml"]
+    fixtures += sorted(fixtures[0].parent.glob(f"{method}-*.yaml"))
+    needed = [*fixtures, *(path.with_suffix(".losses.json") for path in fixtures)]
+    needed.append(root / "docs" / "methods" / f"{method}.md")
+    return missing + [str(path.relative_to(root)) for path in needed if not path.is_file()]
 
 
 @pytest.mark.parametrize("method", method_names())
@@ -295,8 +297,19 @@ def test_what_a_new_method_lacks_is_listed_by_path(tmp_path: Path) -> None:
         "ssl_zoo/models/foo/loss_foo.py",
         "ssl_zoo/models/foo/modeling_foo.py",
         "recipes/foo/<dataset>_<backbone>_<epochs>ep.yaml",
-        "tests/models/test_foo.py",
+        "tests/methods/foo.yaml",
+        "tests/methods/foo.losses.json",
+        "docs/methods/foo.md",
     ]
+
+
+def test_every_fixture_is_a_methods_and_every_known_trajectory_a_fixtures() -> None:
+    fixtures = {path.stem: path for path in (ROOT / "tests" / "methods").glob("*.yaml")}
+    known = {path.name.removesuffix(".losses.json") for path in (ROOT / "tests" / "methods").glob("*.json")}
+    assert known <= set(fixtures)
+    for name, path in fixtures.items():
+        assert name.partition("-")[0] in method_names(), f"tests/methods/{path.name}: no method has this name"
+        assert f"method: {name.partition('-')[0]}" in path.read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("method", method_names())

@@ -7,12 +7,12 @@ import torch.distributed as dist
 from ssl_zoo.functional.distributed import all_gather_rows
 from ssl_zoo.training.build import build_model
 from tests.models.test_all_methods import NUM_SAMPLES, Data
-from tests.training.tiny_recipes import ROOT, SMALL_RECIPES, recipe_name, shrink
+from tests.training.tiny_recipes import FIXTURES, ROOT, fixture_name, method_of, tiny
 from tests.two_processes import run_in_two_processes
 
 
 def build(path):
-    recipe = shrink(path, images=ROOT, steps=4)
+    recipe = tiny(path, images=ROOT, steps=4)
     return build_model(recipe, num_samples=NUM_SAMPLES, num_classes=3, num_labelled=24).train(), Data(recipe)
 
 
@@ -58,7 +58,7 @@ def watch_collectives(process, path):
     return calls
 
 
-@pytest.mark.parametrize("path", SMALL_RECIPES, ids=recipe_name)
+@pytest.mark.parametrize("path", FIXTURES, ids=fixture_name)
 def test_every_collective_is_one_that_nccl_takes_and_all_processes_make_the_same(path):
     first, second = run_in_two_processes(watch_collectives, path)
     assert [call for call in first + second if not call[-1]] == []
@@ -87,7 +87,7 @@ def test_rows_of_all_processes_are_gathered_whatever_their_number_and_layout():
             torch.testing.assert_close(found, wanted, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("path", SMALL_RECIPES, ids=recipe_name)
+@pytest.mark.parametrize("path", FIXTURES, ids=fixture_name)
 def test_a_step_under_bfloat16_autocast_has_a_float32_loss_and_gradients_near_those_without(path):
     losses, gradients = [], []
     for enabled in (False, True):
@@ -109,11 +109,11 @@ def test_a_step_under_bfloat16_autocast_has_a_float32_loss_and_gradients_near_th
     assert torch.cosine_similarity(*gradients, dim=0) > 0.6  # narrow layers of 8 channels: about 0.8 to 0.99
 
 
-COMPILED = [path for path in SMALL_RECIPES if path.parent.name == "byol"]
+COMPILED = [path for path in FIXTURES if method_of(path) == "byol"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", COMPILED, ids=recipe_name)
+@pytest.mark.parametrize("path", COMPILED, ids=fixture_name)
 def test_a_compiled_step_equals_an_eager_one_and_is_not_compiled_anew_at_every_step(path):
     """By the backend `aot_eager`, which traces forward and backward as inductor does, and generates no code."""
     model, data = build(path)
@@ -128,7 +128,7 @@ def test_a_compiled_step_equals_an_eager_one_and_is_not_compiled_anew_at_every_s
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] < 30
 
 
-@pytest.mark.parametrize("path", SMALL_RECIPES, ids=recipe_name)
+@pytest.mark.parametrize("path", FIXTURES, ids=fixture_name)
 def test_synchronised_batch_norm_has_the_same_state_and_so_the_same_checkpoints(path):
     model, _ = build(path)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -79,10 +79,10 @@ def test_an_entry_of_the_authors_says_where_it_is_and_claims_no_measurement_of_o
     assert entry.layout or "onverter" in entry.notes, "say why it has no converter"
 
 
-def test_every_small_recipe_has_an_entry_of_ours_with_its_numbers():
+def test_every_measured_recipe_has_an_entry_of_ours_with_its_numbers():
     ours = [entry for entry in load_index().values() if entry.origin == "ours"]
-    small = {str(path.relative_to(ROOT)) for path in (ROOT / "recipes").glob("*/cifar10_small_cpu*.yaml")}
-    assert {entry.recipe for entry in ours} == small
+    measured = {path.relative_to(ROOT / "results") for path in (ROOT / "results").glob("*/cifar10_small_cpu*.jsonl")}
+    assert {entry.recipe for entry in ours} == {str("recipes" / path.with_suffix(".yaml")) for path in measured}
     for entry in ours:
         file = ROOT / "results" / Path(entry.recipe).relative_to("recipes").with_suffix(".jsonl")
         results = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]

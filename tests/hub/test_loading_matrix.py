@@ -21,13 +21,14 @@ from PIL import Image
 from safetensors.torch import load, save, save_file
 
 from ssl_zoo.hub.export import export_repo
-from ssl_zoo.models.registry import display_name, method_names
+from ssl_zoo.models.registry import display_name
 from ssl_zoo.training.recipe import Recipe, recipe_from_dict
+from ssl_zoo.zoo.entries import load_index
 from tests.hub.conftest import ROOT, WITHOUT_SSL_ZOO, LocalHub
 from tests.hub.loading_checks import ALEXNET, SEMI, STEM, WITH, WITHOUT, Case
 from tests.hub.server import serve
 from tests.models import test_all_methods as tiny
-from tests.training.tiny_recipes import SMALL_RECIPES
+from tests.training.tiny_recipes import FIXTURES, METHODS, fixture_name, method_of
 
 
 pytestmark = pytest.mark.hub
@@ -43,11 +44,10 @@ NOT_TRIED = "-"
 
 INTRODUCTION = """# Ways to load a published model
 
-A repository that `recipes/publish.py` made loads in all these ways. A column is a model: each method's small recipe
-made tiny, as a residual network, and two backbones that timm doesn't have. They are trained for a few steps, exported,
-and put on a local server that speaks the Hub's protocol; then a new process loads them. `yes`: what was loaded
-computes the numbers of the model that was published. `no`: it ends with an error, and why is said below. `-`: not
-tried.
+A repository that `recipes/publish.py` made loads in all these ways. A column is a model: a tiny residual network of
+each method of the zoo, and two backbones that timm doesn't have. They are trained for a few steps, exported, and put
+on a local server that speaks the Hub's protocol; then a new process loads them. `yes`: what was loaded computes the
+numbers of the model that was published. `no`: it ends with an error, and why is said below. `-`: not tried.
 
 This page is made by its test: `python -m tests.hub.test_loading_matrix`.
 """
@@ -119,16 +119,22 @@ class Boom:
         return os.mkdir, (str(self.folder),)
 
 
+def zoo_methods() -> set[str]:
+    """The methods that the zoo has models of."""
+    return {entry.method for entry in load_index().values()}
+
+
 def recipes() -> Iterator[tuple[str, Recipe]]:
-    """Name of the model -> recipe: all small ones, made tiny, and two backbones that timm doesn't have."""
-    for path in SMALL_RECIPES:
-        variant = path.stem.removeprefix("cifar10_small_cpu").replace("_", " ")
-        if (path.parent.name, variant) != ("supervised", " labels"):  # it differs in its data alone
-            yield display_name(path.parent.name) + variant, tiny._recipe(path)
-    stem = tiny._recipe(ROOT / "recipes" / "mira" / "cifar10_small_cpu.yaml").to_dict()
+    """Name of the model -> recipe: a tiny one of each method of the zoo, and two backbones that timm doesn't have."""
+    for path in FIXTURES:
+        method = method_of(path)
+        if method in zoo_methods():
+            variant = fixture_name(path).removeprefix(method).replace("-", " ")
+            yield display_name(method) + variant, tiny._recipe(path)
+    stem = tiny._recipe(METHODS / "mira.yaml").to_dict()
     stem["model"]["small_image_stem"] = True
     yield STEM, recipe_from_dict(stem)
-    alexnet = tiny._recipe(ROOT / "recipes" / "sela" / "cifar10_small_cpu.yaml").to_dict()
+    alexnet = tiny._recipe(METHODS / "sela.yaml").to_dict()
     alexnet["model"] |= {"architecture": ALEXNET}
     alexnet["model"]["model_args"] = {"channels": [8, 12, 16, 16, 12], "hidden_features": 20}
     alexnet["views"]["global_size"] = 64
@@ -316,9 +322,9 @@ def test_the_page_is_complete_and_as_it_is_written() -> None:
     assert read_page(text).keys() == expected, REMAKE
 
 
-def test_every_method_has_a_column() -> None:
+def test_every_method_of_the_zoo_has_a_column() -> None:
     shown = {name.split()[0] for name in columns()}
-    assert {display_name(method) for method in method_names()} <= shown
+    assert {display_name(method) for method in zoo_methods()} <= shown
 
 
 def test_loading_is_as_the_page_says(filled_hub: LocalHub) -> None:

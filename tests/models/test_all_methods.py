@@ -1,4 +1,4 @@
-"""What the models of every method owe their users, on the small recipes made tiny."""
+"""What the models of every method owe their users, on the tiny fixtures of `tests/methods`."""
 
 import json
 import math
@@ -13,7 +13,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification,
 
 from ssl_zoo.hub.export import export_repo
 from ssl_zoo.training.build import build_model
-from tests.training.tiny_recipes import SMALL_RECIPES, recipe_name, shrink
+from tests.training.tiny_recipes import FIXTURES, fixture_name, tiny
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,7 +21,7 @@ NUM_SAMPLES = 48
 
 
 def _recipe(path):
-    return shrink(path, images=ROOT, steps=4)
+    return tiny(path, images=ROOT, steps=4)
 
 
 def _build(recipe):
@@ -69,7 +69,7 @@ def _train(recipe, steps=4):
     return model, data
 
 
-@pytest.fixture(scope="module", params=SMALL_RECIPES, ids=recipe_name)
+@pytest.fixture(scope="module", params=FIXTURES, ids=fixture_name)
 def trained(request):
     recipe = _recipe(request.param)
     return recipe, *_train(recipe)
@@ -177,10 +177,10 @@ for name, size in json.loads(sys.argv[1]).items():
 def test_published_repositories_load_without_ssl_zoo(tmp_path):
     """All methods, in one new process that can't import the package."""
     expected, sizes = {}, {}
-    for path in SMALL_RECIPES:
+    for path in FIXTURES:
         recipe = _recipe(path)
         model, _ = _train(recipe)
-        run, out = tmp_path / f"run-{recipe_name(path)}", tmp_path / f"repo-{recipe_name(path)}"
+        run, out = tmp_path / f"run-{fixture_name(path)}", tmp_path / f"repo-{fixture_name(path)}"
         run.mkdir()
         recipe.save(run / "recipe.yaml")
         model.save_pretrained(run / "model")

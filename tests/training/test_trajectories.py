@@ -1,7 +1,7 @@
 """What every method owes its users: known trajectories, and exact continuation after kill -9.
 
-The recipes `cifar10_small_cpu*.yaml` of all methods, made tiny. To write the trajectories anew after a change that is
-meant to change them: `python -m tests.training.test_trajectories`.
+Every fixture of `tests/methods` is trained. `python -m tests.training.test_trajectories NAME [NAME ...]` writes the
+known trajectories of the fixtures named: of a new one, or after a change that is meant to change them.
 """
 
 import json
@@ -22,10 +22,9 @@ from safetensors.torch import load_file
 
 from ssl_zoo.training.loop import train
 from ssl_zoo.training.recipe import load_recipe
-from tests.training.tiny_recipes import SMALL_RECIPES, recipe_name, shrink, write_noise
+from tests.training.tiny_recipes import FIXTURES, METHODS, fixture_name, tiny, write_noise
 
 
-GOLDEN = Path(__file__).parent / "golden"
 STEPS = 50
 STEPS_OF_TWO = 16  # when two processes train: enough for two kills
 
@@ -35,7 +34,7 @@ def images(tmp_path_factory):
     return write_noise(tmp_path_factory.mktemp("images"))
 
 
-@pytest.fixture(scope="module", params=SMALL_RECIPES, ids=recipe_name)
+@pytest.fixture(scope="module", params=FIXTURES, ids=fixture_name)
 def whole(request, images, tmp_path_factory):
     """A run that nobody stopped."""
     folder = tmp_path_factory.mktemp("whole")
@@ -44,7 +43,7 @@ def whole(request, images, tmp_path_factory):
 
 def test_the_losses_are_those_of_the_golden_trajectory(whole):
     (name, _), run = whole
-    golden = json.loads((GOLDEN / f"{name}.json").read_text())["losses"]
+    golden = json.loads(_golden(name).read_text())["losses"]
     losses = _losses(run)
     assert len(losses) == len(golden) == STEPS
     # Written to seven digits. Rounding grows from step to step: none to be seen at first, and no drift later
@@ -61,7 +60,7 @@ def test_killed_twice_is_never_killed(whole, tmp_path):
     _compare(path, tmp_path, expected, steps=STEPS, processes=1)
 
 
-@pytest.mark.parametrize("path", SMALL_RECIPES, ids=recipe_name)
+@pytest.mark.parametrize("path", FIXTURES, ids=fixture_name)
 def test_two_processes_killed_twice_are_never_killed(path, images, tmp_path):
     _, recipe = _write(path, images, tmp_path, STEPS_OF_TWO)
     expected = _Run(recipe, tmp_path / "run", processes=2).finish()
@@ -141,11 +140,11 @@ def _train(recipe: Path, run: Path, rank: int, processes: int, port: int) -> Non
 
 
 def _write(path: Path, images: Path, folder: Path, steps: int) -> tuple[str, Path]:
-    recipe = shrink(path, images=images, steps=steps)
+    recipe = tiny(path, images=images, steps=steps)
     recipe.views.backend = "reference"  # the golden trajectories don't depend on how the views are made fast
     recipe.train.channels_last = False  # nor on the order in which a memory format adds numbers up
     recipe.save(folder / "recipe.yaml")
-    return recipe_name(path), folder / "recipe.yaml"
+    return fixture_name(path), folder / "recipe.yaml"
 
 
 def _trace(run: Path, rank: int) -> list[dict]:
@@ -166,17 +165,24 @@ def _checkpoints(run: Path) -> list[Path]:
     return sorted((run / "checkpoints").glob("step-*"))
 
 
-def _write_golden() -> None:
-    GOLDEN.mkdir(exist_ok=True)
-    for path in SMALL_RECIPES:
-        with tempfile.TemporaryDirectory() as name:
-            folder = Path(name)
-            stem, recipe = _write(path, write_noise(folder / "images"), folder, STEPS)
-            losses = _losses(_Run(recipe, folder / "run").finish())
-        made_with = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
-        text = json.dumps({"made_with": made_with, "losses": [float(f"{loss:.7g}") for loss in losses]}, indent=1)
-        (GOLDEN / f"{stem}.json").write_text(text + "\n")
+def _golden(name: str) -> Path:
+    """The file of a fixture's known losses."""
+    return METHODS / f"{name}.losses.json"
+
+
+def _write_golden(name: str) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        _, recipe = _write(METHODS / f"{name}.yaml", write_noise(folder / "images"), folder, STEPS)
+        losses = _losses(_Run(recipe, folder / "run").finish())
+    made_with = {"torch": torch.__version__, "python": platform.python_version(), "machine": platform.machine()}
+    text = json.dumps({"made_with": made_with, "losses": [float(f"{loss:.7g}") for loss in losses]}, indent=1)
+    _golden(name).write_text(text + "\n")
 
 
 if __name__ == "__main__":
-    _write_golden()
+    names = {fixture_name(path) for path in FIXTURES}
+    if not sys.argv[1:] or set(sys.argv[1:]) - names:
+        sys.exit(f"Name the fixtures whose trajectories are to be written, out of: {', '.join(sorted(names))}")
+    for argument in sys.argv[1:]:
+        _write_golden(argument)

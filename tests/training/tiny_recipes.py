@@ -1,29 +1,37 @@
-"""Any recipe made tiny: the same method, settings and schedule, with narrow layers and few images."""
+"""Tiny recipes: the fixtures of the methods as they are written, and any other recipe with narrow layers.
+
+The fixtures are the files `tests/methods/<method>.yaml`, and `<method>-<variant>.yaml` for other variants of a method.
+All tests of every method run on all of them. Data, number of steps and batch size are filled in by the tests.
+"""
 
 import io
 from pathlib import Path
+from typing import Any
 
 import datasets
 import numpy as np
 from PIL import Image
 
-from ssl_zoo.models.registry import method_names
 from ssl_zoo.training.recipe import Recipe, load_recipe, recipe_from_dict
 
 
 ROOT = Path(__file__).resolve().parents[2]
-SMALL_RECIPES = sorted(
-    path for method in method_names() for path in (ROOT / "recipes" / method).glob("cifar10_small_cpu*.yaml")
-)
+METHODS = ROOT / "tests" / "methods"
+FIXTURES = sorted(METHODS.glob("*.yaml"), key=lambda path: path.stem)
 NUM_CLASSES = 3
 SHARDS = (37, 5, 61, 29)
 NUM_ROWS = sum(SHARDS)
 _WIDEST, _LARGEST_BANK = 8, 40
 
 
-def recipe_name(path: Path) -> str:
-    """Short name of a recipe, for ids of tests and names of files."""
-    return f"{path.parent.name}-{path.stem}"
+def fixture_name(path: Path) -> str:
+    """Name of a fixture, for ids of tests and names of files."""
+    return path.stem
+
+
+def method_of(path: Path) -> str:
+    """The method that a fixture is for."""
+    return path.stem.partition("-")[0]
 
 
 def write_noise(folder: Path) -> Path:
@@ -46,30 +54,39 @@ def write_noise(folder: Path) -> Path:
     return folder
 
 
+def tiny(fixture: Path, *, images: Path, steps: int, num_workers: int = 0) -> Recipe:
+    """A method's fixture for `steps` steps of 16 images."""
+    return _shorten(load_recipe(fixture).to_dict(), images=images, steps=steps, num_workers=num_workers)
+
+
 def shrink(path: Path, *, images: Path, steps: int, num_workers: int = 0) -> Recipe:
-    """The recipe with every width clipped, 16 images a step and `steps` steps."""
+    """A recipe with every width clipped, for `steps` steps of 16 images."""
     recipe = load_recipe(path).to_dict()
     backbone = recipe["model"]["architecture"]
     recipe["model"] = {name: _clip(name, value) for name, value in recipe["model"].items()}
     recipe["model"]["model_args"] = {}
     if backbone.startswith("resnet"):
         recipe["model"]["model_args"] = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}
-    share = min(1.0, max(0.5, recipe["data"]["labelled_share"]))
+    recipe["data"]["labelled_share"] = max(0.5, recipe["data"]["labelled_share"])
+    # AlexNet pools by a fixed grid and fits no smaller image.
+    size = recipe["views"]["global_size"] if backbone.startswith("alexnet") else 16
+    recipe["views"] |= {"global_size": size, "local_size": 12, "local_crops": min(recipe["views"]["local_crops"], 1)}
+    recipe["optim"] |= {"learning_rate_per": None, "learning_rate": min(recipe["optim"]["learning_rate"], 0.05)}
+    return _shorten(recipe, images=images, steps=steps, num_workers=num_workers)
+
+
+def _shorten(recipe: dict[str, Any], *, images: Path, steps: int, num_workers: int) -> Recipe:
     recipe["data"] = {
         "path": str(images),
         "num_workers": num_workers,
         "shuffle_buffer": 16,
         "max_corrupt_share": 0.1,
-        "labelled_share": 1.0 if recipe["data"]["labelled_share"] == 1 else share,
+        "labelled_share": recipe["data"]["labelled_share"],
     }
-    # AlexNet pools by a fixed grid and fits no smaller image.
-    size = recipe["views"]["global_size"] if backbone.startswith("alexnet") else 16
-    recipe["views"] |= {"global_size": size, "local_size": 12, "local_crops": min(recipe["views"]["local_crops"], 1)}
     epochs = steps * 16 / NUM_ROWS
     shorter = epochs / recipe["train"]["epochs"]
     recipe["optim"]["warmup_epochs"] *= shorter
     recipe["optim"]["decay_epochs"] = [epoch * shorter for epoch in recipe["optim"]["decay_epochs"]]
-    recipe["optim"] |= {"learning_rate_per": None, "learning_rate": min(recipe["optim"]["learning_rate"], 0.05)}
     recipe["train"] = {
         "epochs": epochs,
         "global_batch_size": 16,

@@ -23,6 +23,7 @@ from typing import Any
 import torch
 from machine import describe_machine
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.provenance import command, commit, versions
 
 
@@ -220,10 +221,9 @@ def save(name: str, content: dict[str, Any], options: argparse.Namespace) -> Non
         "command": command(),
         "date": date.today().isoformat(),
     }
-    partial = out.with_suffix(".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps({**content, **origin}, indent=1) + "\n", encoding="utf-8")
-    partial.replace(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with replace_atomically(out) as partial:
+        partial.write_text(json.dumps({**content, **origin}, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {out}")
 
 

@@ -6,7 +6,6 @@ over the entry's own data. It becomes a line of ssl_zoo/zoo/index.json and of do
 
 import argparse
 import json
-import os
 import re
 import statistics
 import sys
@@ -17,6 +16,7 @@ from typing import Any
 import jinja2
 import yaml
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.evaluation.results import METRICS, SHARES
 from ssl_zoo.models.registry import display_name, method_names
 from ssl_zoo.zoo.entries import INDEX, License, Measured, Reported, ZooEntry
@@ -237,9 +237,8 @@ def main() -> None:
         sys.exit(f"Not built. {error}")
     stale = [path for path, text in texts.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in [] if check else stale:
-        temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(texts[path], encoding="utf-8")
-        os.replace(temporary, path)
+        with replace_atomically(path) as partial:
+            partial.write_text(texts[path], encoding="utf-8")
     names = ", ".join(str(path.relative_to(ROOT)) for path in stale) or "nothing"
     print(f"{len(entries)} entries; {'stale' if check else 'written'}: {names}")
     sys.exit(bool(check and stale))

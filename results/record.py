@@ -16,6 +16,7 @@ from typing import Any
 from page import COLUMNS, Column, Entry, read_entries, render_page, results_file
 from picture import Dot, save_comparison_picture
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.evaluation.pictures.curves import save_curves_picture
 from ssl_zoo.evaluation.results import Result, read_results, telling_parameters
 from ssl_zoo.training.recipe import Recipe, RecipeError, load_recipe
@@ -62,7 +63,8 @@ def record_results(recipe_file: Path, runs: Sequence[Path]) -> None:
     file = results_file(recipe_file)
     file.parent.mkdir(parents=True, exist_ok=True)
     unique = dict.fromkeys(lines)  # raw pixels are the same for every seed
-    file.write_text("".join(f"{line}\n" for line in unique), encoding="utf-8")
+    with replace_atomically(file) as partial:
+        partial.write_text("".join(f"{line}\n" for line in unique), encoding="utf-8")
 
 
 def recorded_lines(results: Sequence[Result], k: int, command: str) -> list[dict[str, Any]]:

@@ -238,10 +238,10 @@ def test_model_info_gives_the_entry_or_the_nearest_names():
     entry = ssl_zoo.model_info("mira-resnet50.imagenet1k-800ep")
     assert (entry.layout, entry.epochs, entry.license.id) == ("mira", 800, None)
     with pytest.raises(
-        ValueError, match=r"'mira-resnet50'; did you mean mira-resnet50\.imagenet1k-400ep-multicrop or"
+        ValueError, match=r"'mira-resnet50'; did you mean 'mira-resnet50\.imagenet1k-400ep-multicrop' or"
     ):
         ssl_zoo.model_info("mira-resnet50")
-    with pytest.raises(ValueError, match=r"did you mean mira-resnet50\.imagenet1k-800ep"):
+    with pytest.raises(ValueError, match=r"did you mean 'mira-resnet50\.imagenet1k-800ep"):
         ssl_zoo.model_info("mria-resnet50.imagenet1k-800ep")
     with pytest.raises(ValueError, match=r"no model 'x' \(`ssl_zoo.list_models\(\)` lists all"):
         ssl_zoo.model_info("x")

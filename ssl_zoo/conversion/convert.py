@@ -2,7 +2,6 @@
 
 import json
 import logging
-import os
 import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import save_file
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.conversion.corinfomax import CorinfomaxBackboneLayout, CorinfomaxLayout
 from ssl_zoo.conversion.layout import (
     Checkpoint,
@@ -179,13 +179,15 @@ def _refuse_occupied(out: Path) -> None:
 def _write(
     tensors: dict[str, torch.Tensor], conversion: Conversion, about: dict[str, Any], out: Path, repo_id: str
 ) -> list[Path]:
-    """Make the folder beside its place, then move it there."""
     out = out.absolute()
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as name:
-        source, made = Path(name) / "conversion", Path(name) / "files"
+    with (
+        replace_atomically(out, overwrite=False) as made,
+        tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as name,
+    ):
+        source = Path(name)
         model = source / "model"
-        model.mkdir(parents=True)
+        model.mkdir()
         save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
         conversion.config.architectures = [saved_class_name(conversion)]
         conversion.config.save_pretrained(model)
@@ -198,7 +200,6 @@ def _write(
         if conversion.label_table is not None:
             _write_labels(conversion.label_table, made / "labels", about, conversion.config)
         files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
-        os.replace(made, out)  # fails if anything has come to be there since
     return files
 
 

@@ -5,9 +5,6 @@ have no probabilities, and their numbering is the authors' order of the images, 
 """
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +16,7 @@ import pyarrow.parquet as pq
 import torch
 from huggingface_hub import DatasetCardData
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.label_files import LABELS_FILE, HeadSummary
 from ssl_zoo.provenance import command, commit, versions
 
@@ -76,14 +74,11 @@ def write_label_table(table: torch.Tensor, folder: Path, about: Mapping[str, Any
         heads.append(HeadSummary(num_clusters, used, largest, 0.0)._asdict() | {"mean_confidence": None})
     found = _describe(about, heads, num_rows=labels.shape[1])
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
-        made = Path(name) / "labels"
+    with replace_atomically(folder) as made:
         (made / "data").mkdir(parents=True)
         pq.write_table(pa.table(columns), made / _FILE, row_group_size=_ROW_GROUP)
         (made / LABELS_FILE).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         (made / "README.md").write_text(_render_card(found), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(made, folder)
     return found
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.locate import Located
 
 
@@ -76,10 +77,8 @@ def _remembered(name: str, compute: Callable[[], npt.NDArray[np.int64]]) -> npt.
     cache.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{cache}.lock"):  # the other processes of a run wait here and then find the file
         if not cache.exists():
-            part = cache.with_suffix(".part")
-            with part.open("wb") as file:
-                np.save(file, compute())
-            os.replace(part, cache)
+            with replace_atomically(cache) as partial:
+                np.save(partial, compute())
         values: npt.NDArray[np.int64] = np.load(cache)
     return values
 

@@ -9,8 +9,6 @@ train and test are printed from different scans.
 import colorsys
 import io
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import datasets
@@ -22,6 +20,7 @@ from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.locate import EMBEDDED_NAME
 
@@ -89,14 +88,10 @@ def embedded_dataset_dir(
     with FileLock(parent / f".{folder.name}.lock"):
         if folder.is_dir():
             return folder
-        unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=parent))
-        try:
+        with replace_atomically(folder) as partial:
+            (partial / "data").mkdir(parents=True)
             for split, size in sizes.items():
-                _write_split(unfinished / "data", split, seed=seed, size=size)
-            unfinished.chmod(0o755)  # a temporary folder is its owner's only
-            os.replace(unfinished, folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+                _write_split(partial / "data", split, seed=seed, size=size)
     return folder
 
 
@@ -113,7 +108,6 @@ def _write_split(folder: Path, split: str, *, seed: int, size: int) -> None:
     labels = np.random.default_rng([seed, stream]).permutation(np.arange(size) % len(_NAMES))
     scans = _scans(split)
     turns = [0] * len(_NAMES)  # the scans of a class take turns
-    folder.mkdir(exist_ok=True)
     num_shards = _NUM_SHARDS[split]
     with tqdm(total=size, desc=f"rendering {EMBEDDED_NAME} {split}", unit="image", delay=2, disable=None) as progress:
         for shard, rows in enumerate(np.array_split(np.arange(size), num_shards)):

@@ -1,7 +1,6 @@
 """The files of a table of pseudo-labels: parts that are written one by one, and the data set they are joined to."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +10,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm.auto import tqdm
+
+from ssl_zoo.atomic import replace_atomically
 
 
 __all__ = ["LABELS_FILE", "Head", "HeadSummary", "join_parts", "label_bytes", "read_skipped", "write_part"]
@@ -76,9 +77,8 @@ def write_part(path: Path, sample_ids: npt.NDArray[np.int64], heads: Sequence[He
             columns[f"soft_labels_{number}"] = _lists(head.soft_labels)
             columns[f"soft_probabilities_{number}"] = _lists(head.soft_probabilities)
     table = pa.table(columns).replace_schema_metadata({_SKIPPED: json.dumps(skipped).encode()})
-    unfinished = path.with_suffix(".unfinished")
-    pq.write_table(table, unfinished)
-    os.replace(unfinished, path)
+    with replace_atomically(path) as partial:
+        pq.write_table(table, partial)
 
 
 def _lists(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> pa.ListArray:

@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RemoteEntryNotFoundError
 
-from ssl_zoo.data.errors import DataError, nearest
+from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.label_files import LABELS_FILE
 from ssl_zoo.data.source import DataConfig, ImageSource
+from ssl_zoo.nearest import did_you_mean
 
 
 __all__ = ["data_name", "describe_data", "read_label_table"]
@@ -102,7 +103,7 @@ def _fetch(place: str, name: str) -> Path:
         return folder / name
     repo_id, _, revision = place.partition("@")
     if place.startswith((".", "~", "/")) or repo_id.count("/") != 1:
-        raise DataError(f"`data.label_table` is {place!r}, but there is no such folder.{_siblings(folder)}")
+        raise DataError(f"`data.label_table` is {place!r}, but there is no such folder{_siblings(folder)}")
     try:
         return Path(hf_hub_download(repo_id, name, repo_type="dataset", revision=revision or None))
     except (HFValidationError, HfHubHTTPError, OSError) as error:
@@ -116,7 +117,7 @@ def _fetch(place: str, name: str) -> Path:
 
 def _siblings(folder: Path) -> str:
     parent = folder.parent
-    return nearest(str(folder), [str(child) for child in parent.iterdir()] if parent.is_dir() else [])
+    return did_you_mean(str(folder), [str(child) for child in parent.iterdir()] if parent.is_dir() else [])
 
 
 def _check_data(about: dict[str, Any], place: str, source: ImageSource, config: DataConfig) -> None:
@@ -149,8 +150,8 @@ def _read_columns(place: str, name: str, column: str, num_rows: int) -> tuple[La
         columns = file.schema_arrow.names
         if column not in columns:
             raise DataError(
-                f"`data.label_table_column` is {column!r}, but {place!r} has the columns {columns}."
-                f"{nearest(column, columns)}"
+                f"`data.label_table_column` is {column!r}, but {place!r} has the columns {columns}"
+                f"{did_you_mean(column, columns)}"
             )
         if not pa.types.is_integer(file.schema_arrow.field(column).type):
             raise DataError(

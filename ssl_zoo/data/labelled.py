@@ -1,7 +1,6 @@
 """Which images have a label that a method may learn from, and labelled support batches drawn from them."""
 
 import hashlib
-import os
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from datasets.arrow_writer import ArrowWriter
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.decode import CorruptImageError, decode_image
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.label_table import read_label_table
@@ -231,8 +231,10 @@ def _write_images(source: ImageSource, subset: LabelledSubset, target: Path) -> 
     features = datasets.Features(
         sample_id=datasets.Value("int64"), label=datasets.Value("int64"), image=datasets.Image(decode=False)
     )
-    part = target.with_suffix(".part")
-    with ArrowWriter(path=str(part), features=features, writer_batch_size=256) as writer:
+    with (
+        replace_atomically(target) as partial,
+        ArrowWriter(path=str(partial), features=features, writer_batch_size=256) as writer,
+    ):
         for row in _all_rows(source, f"Copying {len(subset.ids)} labelled images"):
             label = int(subset.known_labels[row.sample_id])
             if label < 0:
@@ -243,7 +245,6 @@ def _write_images(source: ImageSource, subset: LabelledSubset, target: Path) -> 
                 continue  # training names it when it meets it
             writer.write({"sample_id": row.sample_id, "label": label, "image": row.image})
         writer.finalize()
-    os.replace(part, target)
 
 
 __all__ = ["LabelledSubset", "SupportSampler", "choose_labelled", "copy_images", "draw_labelled"]

@@ -14,7 +14,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from ssl_zoo.data.errors import DataError, nearest
+from ssl_zoo.data.errors import DataError
+from ssl_zoo.nearest import did_you_mean
 
 
 EMBEDDED_NAME = "embedded"
@@ -71,8 +72,8 @@ def _open(path: str, *, name: str | None, split: str, revision: str | None, stre
         files = {str(name): names for name, names in (builder.config.data_files or {}).items()}
         if files and split not in files:
             raise DataError(
-                f"{path!r} has no split {split!r}; it has {sorted(files)}.{nearest(split, files)} "
-                "Choose one with `data.split`."
+                f"{path!r} has no split {split!r}, only {sorted(files)}: choose one with `data.split`"
+                f"{did_you_mean(split, files)}"
             )
         if streaming:
             dataset = builder.as_streaming_dataset(split)
@@ -100,7 +101,7 @@ def _ask_hub(path: str, revision: str | None, *, streaming: bool) -> tuple[str |
         raise DataError(f"{path!r} cannot be opened{gated}.") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise DataError(
-            f"{_missing_folder(path)} Nor is there a data set of that name on the Hub; if it is private, log in with "
+            f"{_missing_folder(path)}. Nor is there a data set of that name on the Hub; if it is private, log in with "
             "`hf auth login` or set the variable HF_TOKEN."
         ) from error
     except RevisionNotFoundError as error:
@@ -113,7 +114,7 @@ def _ask_hub(path: str, revision: str | None, *, streaming: bool) -> tuple[str |
     except Exception as error:  # whatever the HTTP client at hand raises when there is no network
         if streaming:
             raise DataError(
-                f"{_missing_folder(path)} The Hub cannot be reached to stream it from there "
+                f"{_missing_folder(path)}. The Hub cannot be reached to stream it from there "
                 f"({type(error).__name__}: {error}). Check the network, or set data.path to a local folder, or to "
                 f"{EMBEDDED_NAME!r}, which needs no network."
             ) from error
@@ -122,8 +123,8 @@ def _ask_hub(path: str, revision: str | None, *, streaming: bool) -> tuple[str |
 
 
 def _missing_folder(path: str) -> str:
-    """A sentence saying that `path` is no folder here, with the nearest name that is one."""
+    """Say that `path` is no folder here, and which name that is one is nearest."""
     parent = Path(path).expanduser().parent
     folders = [str(child) for child in parent.iterdir() if child.is_dir()] if parent.is_dir() else []
-    guess = nearest(str(Path(path).expanduser()), [*folders, EMBEDDED_NAME])
-    return f"`data.path` is {path!r}, but there is no such folder (looked in {parent.resolve()}).{guess}"
+    hint = did_you_mean(str(Path(path).expanduser()), [*folders, EMBEDDED_NAME])
+    return f"`data.path` is {path!r}, but there is no such folder (looked in {parent.resolve()}{hint})"

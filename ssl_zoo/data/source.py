@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from ssl_zoo.data.counts import count_rows, identify, read_labels
-from ssl_zoo.data.errors import DataError, nearest
+from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.locate import Located, locate
+from ssl_zoo.nearest import did_you_mean
 from ssl_zoo.settings.declare import setting
 
 
@@ -230,8 +231,8 @@ def find_columns(config: DataConfig, features: datasets.Features | None) -> tupl
         column = getattr(config, key)
         if column is not None and column not in features:
             raise DataError(
-                f"`data.{key}` is {column!r}, but {config.path!r} has the columns {list(features)}."
-                f"{nearest(column, features)}"
+                f"`data.{key}` is {column!r}, but {config.path!r} has the columns {list(features)}"
+                f"{did_you_mean(column, features)}"
             )
     image = config.image_column
     if image is None:

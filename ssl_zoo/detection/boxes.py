@@ -6,7 +6,8 @@ from typing import Any, Literal
 
 import torch
 
-from ssl_zoo.data.errors import DataError, nearest
+from ssl_zoo.data.errors import DataError
+from ssl_zoo.nearest import did_you_mean
 
 
 __all__ = ["BoxFormat", "ImageBoxes", "ObjectFields", "flip_boxes", "read_boxes", "to_corners"]
@@ -100,8 +101,8 @@ def read_boxes(value: Any, fields: ObjectFields, *, width: int, height: int, num
     for name in (fields.bbox, fields.category):
         if columns and name not in columns:
             raise DataError(
-                f"`{fields.objects}` has no field {name!r}; it has {sorted(columns)}.{nearest(name, columns)} Name "
-                "the right one with --bbox-field or --category-field."
+                f"`{fields.objects}` has no field {name!r}; it has {sorted(columns)}: name the right one with "
+                f"--bbox-field or --category-field{did_you_mean(name, columns)}"
             )
     found = columns.get(fields.bbox) or []
     if any(box is None or len(box) != 4 for box in found):

@@ -14,6 +14,7 @@ from accelerate.utils import set_seed
 from torch import nn
 from torchvision.models.detection import FasterRCNN
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.batch import CorruptCounter, ReadPosition
 from ssl_zoo.data.source import ImageSource
 from ssl_zoo.detection.config import DetectionConfig
@@ -194,7 +195,8 @@ def prepare_folder(run: Path, settings: dict[str, Any], *, create: bool) -> None
             )
     elif create:
         run.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        with replace_atomically(path) as partial:
+            partial.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def _split_batch(batch_size: int, num_processes: int, micro_batch_size: int | None) -> tuple[int, int]:

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import datasets
 import numpy as np
 
-from ssl_zoo.data.errors import DataError, nearest
+from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.locate import locate
 from ssl_zoo.data.source import DataConfig, ImageSource, open_source
 from ssl_zoo.detection.boxes import ObjectFields
+from ssl_zoo.nearest import did_you_mean
 
 
 __all__ = ["DetectionRow", "DetectionSource", "open_detection_source"]
@@ -113,8 +114,8 @@ def open_detection_source(
         features = _peek(config)
         if fields.objects not in features:
             raise DataError(
-                f"{config.path!r} has no column {fields.objects!r}; it has {list(features)}."
-                f"{nearest(fields.objects, features)} Name the column of the boxes with --objects-column."
+                f"{config.path!r} has no column {fields.objects!r}; it has {list(features)}: name the "
+                f"column of the boxes with --objects-column{did_you_mean(fields.objects, features)}"
             )
         all_names.append(_class_names(config.path, features[fields.objects], fields))
         parts.append(open_source(replace(config, label_column=fields.objects)))
@@ -157,8 +158,8 @@ def _class_names(path: str, feature: Any, fields: ObjectFields) -> list[str] | N
     for name, option in ((fields.bbox, "--bbox-field"), (fields.category, "--category-field")):
         if name not in inner:
             raise DataError(
-                f"`{fields.objects}` of {path!r} has no field {name!r}; it has {list(inner)}.{nearest(name, inner)} "
-                f"Name the right one with {option}."
+                f"`{fields.objects}` of {path!r} has no field {name!r}; it has {list(inner)}: name the "
+                f"right one with {option}{did_you_mean(name, inner)}"
             )
     category = inner[fields.category]
     category = getattr(category, "feature", category)

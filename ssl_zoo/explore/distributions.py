@@ -1,6 +1,5 @@
 """Each image's distribution over clusters, in short: its cluster, how probable that is, and the entropy."""
 
-import os
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -8,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.explore.preparation import Explained
 from ssl_zoo.explore.workbench import ExploreError
 from ssl_zoo.functional.assignment import mira_assignment
@@ -151,8 +151,5 @@ def _joined(parts: list[Distributions]) -> Distributions:
 
 
 def _keep(file: Path, found: Distributions) -> None:
-    # Two visitors may do this at once; a name of its own lets neither write into the other's file.
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}-{id(found)}")
-    with unfinished.open("wb") as stream:
-        np.savez(stream, **found._asdict())
-    os.replace(unfinished, file)
+    with replace_atomically(file, concurrent=True) as partial:  # two visitors may do this at once
+        np.savez(partial, **found._asdict())

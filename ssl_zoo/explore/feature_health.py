@@ -1,7 +1,6 @@
 """Numbers of features that don't depend on clusters: their spectrum, and how well neighbours tell the classes."""
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.evaluation.metrics.spectrum import measure_spectrum
 from ssl_zoo.explore.preparation import Explained
 from ssl_zoo.functional.neighbors import nearest_neighbors
@@ -167,10 +167,8 @@ def _measure(explained: Explained, file: Path) -> None:
     arrays = {"eigenvalues": spectrum.eigenvalues, "about": np.array(json.dumps(about))}
     if confusion is not None:
         arrays |= {"classes": confusion.classes, "votes": confusion.votes}
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}-{id(arrays)}")
-    with unfinished.open("wb") as stream:
-        np.savez(stream, **arrays)  # type: ignore[arg-type]  # it sees `allow_pickle` in them
-    os.replace(unfinished, file)
+    with replace_atomically(file, concurrent=True) as partial:
+        np.savez(partial, **arrays)  # type: ignore[arg-type]  # it sees `allow_pickle` in them
 
 
 def _confusion(features: torch.Tensor, classes: Numbers) -> Confusion | None:

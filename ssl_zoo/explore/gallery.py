@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 import shutil
 from collections.abc import Generator, Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageOps
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.decode import CorruptImageError, decode_image
 from ssl_zoo.data.source import DataConfig, DataError, ImageSource, open_source
 from ssl_zoo.explore.row_files import check_image_place
@@ -171,18 +171,16 @@ def _fetch(request: GalleryRequest, source: ImageSource, folder: Path) -> Genera
                 rows.append(
                     {"sample_id": row.sample_id, "label": row.label, "image": _bytes(row.image), "small": small}
                 )
-        unfinished = file.with_suffix(".unfinished")
-        pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), unfinished)
-        os.replace(unfinished, file)
+        with replace_atomically(file, concurrent=True) as partial:
+            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), partial)
         yield Step(stop, total, f"fetching images of {request.path}")
     if corrupt == total:
         shutil.rmtree(folder)
         raise DataError(f"None of the first {total} rows of {request.path!r} holds a readable image.")
     about = {**asdict(request), "revision": source.revision, "class_names": source.class_names, "corrupt": corrupt}
     about |= {"image_column": source.image_column, "label_column": source.label_column}
-    unfinished = folder / "gallery.unfinished"
-    unfinished.write_text(json.dumps(about, indent=2), encoding="utf-8")
-    os.replace(unfinished, folder / "gallery.json")
+    with replace_atomically(folder / "gallery.json", concurrent=True) as partial:
+        partial.write_text(json.dumps(about, indent=2), encoding="utf-8")
 
 
 def _bytes(value: Any) -> bytes:

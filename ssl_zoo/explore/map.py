@@ -5,8 +5,6 @@ image's ten nearest neighbours (UMAP 18 %, PaCMAP 12 %), compiles nothing at run
 that it can say how far it is and be stopped. Principal components are the fallback.
 """
 
-import contextlib
-import os
 import threading
 import time
 from collections import OrderedDict
@@ -17,12 +15,12 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, get_args
-from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.explore.gallery import Step
 from ssl_zoo.explore.preparation import Explained
 from ssl_zoo.explore.workbench import ExploreError
@@ -281,11 +279,5 @@ def _kept(file: Path, images: int) -> Floats | None:
 
 
 def _keep(file: Path, points: Floats) -> None:
-    unfinished = file.with_name(f"{file.stem}-{uuid4().hex}.unfinished")
-    try:
-        with unfinished.open("wb") as stream:
-            np.save(stream, points)
-        os.replace(unfinished, file)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            unfinished.unlink()
+    with replace_atomically(file, concurrent=True) as partial:
+        np.save(partial, points)

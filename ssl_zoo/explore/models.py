@@ -117,7 +117,7 @@ def visitor_words(error: Exception, *, name: str, place: str | None = None) -> s
     for key, field in (("split", "Split"), ("image_column", "Image column"), ("label_column", "Label column")):
         words = words.replace(f"`data.{key}`", f"'{field}'")
     words = words.replace("`data.path`", "the data set")
-    return words if words.endswith(".") else f"{words}."
+    return words if words.endswith((".", "?")) else f"{words}."
 
 
 def _plain(name: str, kind: str) -> str:

@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.views import EvalView
 from ssl_zoo.evaluation.frozen.kmeans import kmeans
 from ssl_zoo.explore.gallery import Gallery, Step
@@ -170,7 +170,8 @@ def prepare(
         about |= {"beta": float(explorer.full.config.beta_end)}
     _, heads, clusters = np.load(folder / "scores.npy", mmap_mode="r").shape
     about |= {"num_heads": heads, "num_clusters": clusters}
-    _write(folder / "about.json", lambda part: part.write_text(json.dumps(about, indent=2), encoding="utf-8"))
+    with replace_atomically(folder / "about.json", concurrent=True) as partial:
+        partial.write_text(json.dumps(about, indent=2), encoding="utf-8")
     return Explained(gallery, folder, shared / "features.npy")
 
 
@@ -190,12 +191,13 @@ def _look_at_all(explorer: Explorer, gallery: Gallery, folder: Path) -> Generato
                 found.append(_look(explorer, batch))
                 yield Step(number * rows + sum(len(part["features"]) for part in found), len(gallery), words)
         joined = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
-        _write(parts[number], lambda part: _save_npz(part, joined))  # noqa: B023  # called at once
+        with replace_atomically(parts[number], concurrent=True) as partial:
+            np.savez(partial, **joined)  # type: ignore[arg-type]  # it sees `allow_pickle` in them
     for name in ("scores", "features"):  # features last: they say that all is done
         arrays = (np.load(part) for part in parts)
         values = [array[name] for array in arrays if name in array]
         if values:
-            _write(folder / f"{name}.npy", lambda part: _save(part, np.concatenate(values)))  # noqa: B023
+            _save(folder / f"{name}.npy", np.concatenate(values))
     for part in parts:
         part.unlink()
 
@@ -218,8 +220,8 @@ def _cluster(shared: Path, folder: Path, num_clusters: int) -> None:
     centers = kmeans(features, num_clusters=num_clusters, seed=0).centers
     cosines = F.normalize(features, dim=1) @ centers.T
     scores = F.log_softmax(cosines / _KMEANS_TEMPERATURE, dim=1).unsqueeze(1)
-    np.save(folder / "centers.npy", centers.numpy())
-    _write(folder / "scores.npy", lambda part: _save(part, _small(scores)))
+    _save(folder / "centers.npy", centers.numpy())
+    _save(folder / "scores.npy", _small(scores))
 
 
 def _small(scores: torch.Tensor) -> npt.NDArray[np.float16]:
@@ -228,17 +230,6 @@ def _small(scores: torch.Tensor) -> npt.NDArray[np.float16]:
     return shifted
 
 
-def _write(file: Path, write: Callable[[Path], Any]) -> None:
-    unfinished = file.with_suffix(".unfinished")
-    write(unfinished)
-    os.replace(unfinished, file)
-
-
 def _save(file: Path, values: npt.NDArray[np.generic]) -> None:
-    with file.open("wb") as stream:
-        np.save(stream, values)
-
-
-def _save_npz(file: Path, values: dict[str, npt.NDArray[np.generic]]) -> None:
-    with file.open("wb") as stream:
-        np.savez(stream, **values)  # type: ignore[arg-type]  # it sees `allow_pickle` in them
+    with replace_atomically(file, concurrent=True) as partial:
+        np.save(partial, values)

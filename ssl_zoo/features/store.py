@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterable
@@ -16,6 +15,7 @@ import torch
 from filelock import FileLock
 from PIL import Image
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.batch import Batch
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.order import StreamOrder
@@ -139,7 +139,7 @@ class FeatureStore:
 
     def _allocate(self, place: Path, source: ImageSource, *, width: int) -> None:
         """Make the files, unless an interrupted computation left them."""
-        if (place / "state.npy").is_file():
+        if all((place / f"{name}.npy").is_file() for name in ("part", "part_labels", "state")):
             return
         shapes: dict[str, tuple[tuple[int, ...], Any]] = {
             "part": ((source.num_rows, width), self._dtype),
@@ -206,22 +206,23 @@ class FeatureStore:
             )
         if num_corrupt:
             part = np.load(place / "part.npy", mmap_mode="r")
-            whole = np.lib.format.open_memmap(
-                place / "whole.npy", mode="w+", dtype=part.dtype, shape=(len(rows), part.shape[1])
-            )
-            for start in range(0, len(rows), _COPY_ROWS):
-                whole[start : start + _COPY_ROWS] = part[rows[start : start + _COPY_ROWS]]
-            whole.flush()
+            with replace_atomically(place / "features.npy") as whole_file:
+                whole = np.lib.format.open_memmap(
+                    whole_file, mode="w+", dtype=part.dtype, shape=(len(rows), part.shape[1])
+                )
+                for start in range(0, len(rows), _COPY_ROWS):
+                    whole[start : start + _COPY_ROWS] = part[rows[start : start + _COPY_ROWS]]
+                whole.flush()
             (place / "part.npy").unlink()
-        os.replace(place / ("whole.npy" if num_corrupt else "part.npy"), place / "features.npy")
+        else:
+            (place / "part.npy").rename(place / "features.npy")
         _save(place / "sample_ids.npy", rows.astype(np.int64))
         _save(place / "labels.npy", labels[rows])
         (place / "part_labels.npy").unlink()
         (place / "state.npy").unlink()
         about = {"path": source.path, "split": source.split, "rows": len(rows), "corrupt": num_corrupt}
-        part_file = place / "complete.part"
-        part_file.write_text(json.dumps(about), encoding="utf-8")
-        os.replace(part_file, place / "complete.json")
+        with replace_atomically(place / "complete.json") as partial:
+            partial.write_text(json.dumps(about), encoding="utf-8")
 
 
 def _width(encode: Encoder, view: EvalView, reading: Reading) -> int:
@@ -239,7 +240,5 @@ def _leading_done(state: npt.NDArray[np.uint8]) -> int:
 
 
 def _save(path: Path, array: npt.NDArray[np.generic]) -> None:
-    part = path.with_suffix(".saving")
-    with part.open("wb") as file:
-        np.save(file, array)
-    os.replace(part, path)
+    with replace_atomically(path) as partial:
+        np.save(partial, array)

@@ -7,15 +7,14 @@ pretraining model lies in `pretraining/`, and the `.py` files beside the root co
 """
 
 import json
-import os
 import shutil
-import tempfile
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.hub.card import PICTURES, render_card
 from ssl_zoo.hub.history import History, merge_results
 from ssl_zoo.hub.privacy import file_leaks, folder_name, is_local_folder, without_paths
@@ -79,9 +78,8 @@ def export_repo(
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ExportError(f"'{out}' is not empty; give a new or an empty folder")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}-", dir=out.parent) as folder:
-        unfinished = Path(folder) / "files"
-        unfinished.mkdir()  # by the user's umask, which a temporary folder isn't
+    with replace_atomically(out, overwrite=False) as unfinished:
+        unfinished.mkdir()
         _write_all(
             source,
             unfinished,
@@ -93,7 +91,6 @@ def export_repo(
         )
         files = sorted(path.relative_to(unfinished) for path in unfinished.rglob("*") if path.is_file())
         _refuse_leaks(source.folder, unfinished, files)
-        os.replace(unfinished, out)
     return files
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.hub.failures import Progress, explain, left_behind
 from ssl_zoo.hub.privacy import file_leaks
 from ssl_zoo.hub.publish import Publication, PublishError
@@ -98,12 +99,8 @@ def write_space(space_dir: str | Path, out_dir: str | Path) -> list[Path]:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise PublishError(f"'{out}' is not empty: name a folder that is empty or doesn't exist.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".ssl_zoo-", dir=out.parent) as folder:
-        files = Path(folder) / "files"
+    with replace_atomically(out, overwrite=False) as files:
         made = _gather(Path(space_dir), files, "org/name")
-        if out.exists():
-            out.rmdir()
-        files.rename(out)
     return [Path(name) for name in made.files]
 
 

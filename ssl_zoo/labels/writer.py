@@ -7,7 +7,6 @@ number of processes writes the same tables.
 
 import json
 import logging
-import os
 import re
 import shutil
 import time
@@ -22,6 +21,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.blocks import BlockBatch, num_blocks, read_blocks
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.label_files import LABELS_FILE, Head, join_parts, label_bytes, read_skipped, write_part
@@ -180,9 +180,8 @@ def _prepare(labelling: Labelling, plan: _Plan, *, overwrite: bool) -> tuple[dic
         shutil.rmtree(work, ignore_errors=True)
     if not work.exists():
         work.mkdir(parents=True)
-        unfinished = work / "settings.unfinished"
-        unfinished.write_text(json.dumps(stamp, indent=2), encoding="utf-8")
-        os.replace(unfinished, work / "settings.json")
+        with replace_atomically(work / "settings.json") as partial:
+            partial.write_text(json.dumps(stamp, indent=2), encoding="utf-8")
     _compare(_read_json(work / "settings.json") or {}, stamp, f"'{work}' holds parts of other labels")
     blocks = range(num_blocks(labelling.source, plan.block_rows))
     pending = [block for block in blocks if _skipped(labelling.source, plan, block) is None]
@@ -248,21 +247,17 @@ def _finish(labelling: Labelling, plan: _Plan, seconds: float, max_corrupt_share
             f"{len(rows)} of {source.num_rows} rows of {source.path!r} hold no readable image, more than "
             f"`max_corrupt_share` = {max_corrupt_share:g} allows. Repair the data, or raise the share."
         )
-    whole = plan.work / "whole"
-    shutil.rmtree(whole, ignore_errors=True)
-    files, heads = join_parts(
-        [plan.part(block) for block in blocks],
-        whole,
-        split=source.split,
-        clusters=plan.clusters,
-        part_bytes=plan.block_rows * label_bytes(plan.num_soft),
-    )
-    about = describe_labels(plan.settings, files=files, heads=heads, skipped=rows, seconds=seconds)
-    (whole / LABELS_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-    (whole / "README.md").write_text(render_label_card(about), encoding="utf-8")
-    if target.exists():
-        os.replace(target, plan.work / "replaced")
-    os.replace(whole, target)
+    with replace_atomically(target) as whole:
+        files, heads = join_parts(
+            [plan.part(block) for block in blocks],
+            whole,
+            split=source.split,
+            clusters=plan.clusters,
+            part_bytes=plan.block_rows * label_bytes(plan.num_soft),
+        )
+        about = describe_labels(plan.settings, files=files, heads=heads, skipped=rows, seconds=seconds)
+        (whole / LABELS_FILE).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        (whole / "README.md").write_text(render_label_card(about), encoding="utf-8")
     shutil.rmtree(plan.work)
     return about
 

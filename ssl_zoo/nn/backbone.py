@@ -1,6 +1,5 @@
 """Any timm architecture by name, as a feature extractor without a classifier."""
 
-import difflib
 from typing import Any
 
 import timm
@@ -8,6 +7,7 @@ import torch
 from timm.models.resnet import ResNet
 from torch import nn
 
+from ssl_zoo.nearest import did_you_mean
 from ssl_zoo.nn.alexnet import register_alexnet
 from ssl_zoo.nn.preact_resnet import register_preact_resnet
 
@@ -38,8 +38,7 @@ def create_backbone(
         ValueError: for a name timm doesn't know, or a small-image stem on anything but a plain-stem ResNet.
     """
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; `timm.list_models()` lists them all"
+        hint = did_you_mean(architecture, timm.list_models(), most=3) or "; `timm.list_models()` lists them all"
         raise ValueError(f"`architecture` must be a timm model name, got '{architecture}'{hint}")
     backbone: nn.Module = timm.create_model(architecture, pretrained=False, num_classes=0, **(model_args or {}))
     if small_image_stem:

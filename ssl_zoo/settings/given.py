@@ -5,9 +5,10 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar, get_type_hints
 
+from ssl_zoo.nearest import nearest
 from ssl_zoo.settings import strict_yaml
 from ssl_zoo.settings.declare import documented_fields, plain
-from ssl_zoo.settings.hints import SettingsError, WrongTypeError, check_value, describe_type, describe_value, nearest
+from ssl_zoo.settings.hints import SettingsError, WrongTypeError, check_value, describe_type, describe_value
 
 
 __all__ = ["Given", "describe_settings", "read_value", "unknown_key"]

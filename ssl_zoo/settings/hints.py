@@ -4,14 +4,12 @@ Stricter than Python: a bool is no int, a number must be finite, and `null` pass
 Kinder in one place: an int passes for a float.
 """
 
-import difflib
 import math
 import types
-from collections.abc import Iterable
 from typing import Any, Literal, Union, get_args, get_origin
 
 
-__all__ = ["SettingsError", "WrongTypeError", "check_value", "describe_type", "describe_value", "nearest"]
+__all__ = ["SettingsError", "WrongTypeError", "check_value", "describe_type", "describe_value"]
 
 
 class SettingsError(ValueError):
@@ -123,9 +121,3 @@ def describe_value(value: object) -> str:
         return f"{value!r} (a list of {len(value)})"
     kind = "mapping" if isinstance(value, dict) else type(value).__name__
     return f"{value!r} (a{'n' if kind == 'int' else ''} {kind})"
-
-
-def nearest(word: str, choices: Iterable[str]) -> str | None:
-    """Find the choice that `word` was probably meant to be, `None` when nothing is similar."""
-    matches = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.6)
-    return matches[0] if matches else None

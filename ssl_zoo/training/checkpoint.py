@@ -1,7 +1,6 @@
 """Checkpoints: everything a run needs to go on as if it had never stopped, written whole or not at all."""
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,8 @@ from typing import Any
 
 from accelerate import Accelerator
 from accelerate.utils import gather_object
+
+from ssl_zoo.atomic import replace_atomically
 
 
 _STATE = "training_state.json"
@@ -36,7 +37,7 @@ def save_checkpoint(
 ) -> Path:
     """Write `folder/step-XXXXXXXX`. Call it on every process.
 
-    It's written under another name, flushed to disk and renamed, so a folder of that name is always complete.
+    A folder of that name is always complete.
 
     Args:
         accelerator (`Accelerator`): Holds the prepared model and optimiser.
@@ -50,22 +51,16 @@ def save_checkpoint(
         `Path`: the checkpoint.
     """
     target = folder / f"step-{step:08d}"
-    partial = folder / f".partial-{target.name}"
-    if accelerator.is_main_process and partial.exists():
-        shutil.rmtree(partial)
-    accelerator.wait_for_everyone()
-    accelerator.save_state(str(partial))
-    processes = gather_object([process])
-    accelerator.wait_for_everyone()
+    with replace_atomically(target, is_main=accelerator.is_main_process) as partial:
+        accelerator.wait_for_everyone()
+        accelerator.save_state(str(partial))
+        processes = gather_object([process])
+        accelerator.wait_for_everyone()
+        if accelerator.is_main_process:
+            (partial / _STATE).write_text(json.dumps({"step": step, "processes": processes}))
+            for name, text in extra.items():
+                (partial / name).write_text(text)
     if accelerator.is_main_process:
-        (partial / _STATE).write_text(json.dumps({"step": step, "processes": processes}))
-        for name, text in extra.items():
-            (partial / name).write_text(text)
-        _flush(partial)
-        if target.exists():
-            shutil.rmtree(target)
-        os.replace(partial, target)
-        _flush_folder(folder)
         for old in list_checkpoints(folder)[:-keep]:
             shutil.rmtree(old)
     accelerator.wait_for_everyone()
@@ -135,22 +130,5 @@ def truncate_log(path: Path, step: int) -> None:
         except (ValueError, KeyError):
             break
         kept.append(line + "\n")
-    partial = path.with_name(f".partial-{path.name}")
-    partial.write_text("".join(kept))
-    os.replace(partial, path)
-
-
-def _flush(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-    _flush_folder(folder)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with replace_atomically(path) as partial:
+        partial.write_text("".join(kept))

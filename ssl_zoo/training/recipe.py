@@ -11,14 +11,16 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.source import DataConfig
 from ssl_zoo.data.views import ViewsConfig
 from ssl_zoo.models.configuration_base import SSLConfig
 from ssl_zoo.models.registry import config_class_of, method_names
+from ssl_zoo.nearest import nearest
 from ssl_zoo.settings import strict_yaml
 from ssl_zoo.settings.declare import plain
 from ssl_zoo.settings.given import Given, unknown_key
-from ssl_zoo.settings.hints import SettingsError, describe_value, nearest
+from ssl_zoo.settings.hints import SettingsError, describe_value
 from ssl_zoo.training.config import EvaluationConfig, OptimConfig, RecipeError, TrainConfig
 from ssl_zoo.training.recipe_keys import SECTIONS, TOP_LEVEL, all_keys, describe_keys, model_hints
 
@@ -61,7 +63,8 @@ class Recipe:
 
     def save(self, path: str | Path) -> None:
         """Write the complete recipe; `load_recipe(path)` gives an equal one."""
-        Path(path).write_text(self.to_yaml(), encoding="utf-8")
+        with replace_atomically(path) as partial:
+            partial.write_text(self.to_yaml(), encoding="utf-8")
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:

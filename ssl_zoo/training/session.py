@@ -1,7 +1,5 @@
 """Sets up a run: folder, processes, data, model, optimiser, and the place where it goes on."""
 
-import os
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.labelled import LabelledSubset
 from ssl_zoo.data.source import open_source
 from ssl_zoo.data.stream import Batch, CorruptCounter, ReadPosition, make_loader
@@ -137,11 +136,8 @@ class Session:
     def save_model(self) -> None:
         """Write the trained model to `model/`, whole or not at all."""
         if self.accelerator.is_main_process:
-            target, partial = self.run / "model", self.run / ".partial-model"
-            shutil.rmtree(partial, ignore_errors=True)
-            self.core.save_pretrained(partial)
-            shutil.rmtree(target, ignore_errors=True)
-            os.replace(partial, target)
+            with replace_atomically(self.run / "model") as partial:
+                self.core.save_pretrained(partial)
         self.accelerator.wait_for_everyone()
 
 

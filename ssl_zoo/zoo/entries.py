@@ -5,7 +5,6 @@ Only the standard library is imported here, so that listing models stays as ligh
 """
 
 import dataclasses
-import difflib
 import fnmatch
 import functools
 import json
@@ -13,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
+
+from ssl_zoo.nearest import did_you_mean
 
 
 __all__ = [
@@ -184,10 +185,7 @@ def find_entry(name: str) -> ZooEntry:
     """
     index = _index()
     if name not in index:
-        text = str(name).lower()
-        near = [other for other in index if text and other.startswith(text)]
-        near = near or difflib.get_close_matches(text, list(index), n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near[:5])}?" if near else ""
+        hint = did_you_mean(str(name).lower(), index, most=5)
         raise ValueError(f"the zoo has no model '{name}'{hint} (`ssl_zoo.list_models()` lists all {len(index)})")
     return index[name]
 

@@ -118,7 +118,7 @@ def test_labels_of_other_images_are_refused(pets, tmp_path, changed, message):
 
 def test_bad_tables_are_sentences(pets, table, tmp_path):
     config = DataConfig(path=str(pets))
-    with pytest.raises(DataError, match=r"has the columns \['sample_id', .*Did you mean 'pseudo_label_\d'"):
+    with pytest.raises(DataError, match=r"has the columns \['sample_id', .*; did you mean 'pseudo_label_\d'"):
         read(pets, table, label_table_column="pseudo_label_2")
     with pytest.raises(DataError, match="'confidence_0', which holds float, not whole numbers"):
         read(pets, table, label_table_column="confidence_0")

@@ -194,7 +194,7 @@ def test_a_problem_in_a_worker_reaches_the_user_as_one_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "options", "message"),
     [
-        (ObjectFields(objects="objcts"), {}, r"no column 'objcts'.*\['image', 'objects'\].*Did you mean 'objects'"),
+        (ObjectFields(objects="objcts"), {}, r"no column 'objcts'.*\['image', 'objects'\].*; did you mean 'objects'"),
         (ObjectFields(bbox="box"), {}, r"no field 'box'; it has \['bbox', 'category'\].*--bbox-field"),
         (ObjectFields(category="label"), {}, "no field 'label'.*--category-field"),
         (ObjectFields(category="bbox"), {}, "must be a class label or an integer"),

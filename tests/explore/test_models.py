@@ -160,8 +160,8 @@ def test_names_of_the_zoo(place, rules):
 def test_words_for_visitors():
     error = ModelLoadError("The model in '/srv/runs/a/model' can't be read:\n  see /srv/runs/a")
     assert visitor_words(error, name="a", place="/srv/runs/a") == ("The model in 'a/model' can't be read: see a.")
-    error = DataError("'pets' has no split 'tset'; it has ['test']. Choose one with `data.split`.")
-    assert visitor_words(error, name="pets").endswith("Choose one with 'Split'.")
+    error = DataError("'pets' has no split 'tset', only ['test']: choose one with `data.split`; did you mean 'test'?")
+    assert visitor_words(error, name="pets").endswith("choose one with 'Split'; did you mean 'test'?")
     outer = ModelLoadError("x")
     outer.__cause__ = ValueError("The repository contains custom code. Please pass the argument `trust_remote_code`")
     assert "--allow-remote-code" in visitor_words(outer, name="a/b")

@@ -1,7 +1,6 @@
 """Parameters of the protocols, with `protocol.parameter=value` overrides from a command line."""
 
 import dataclasses
-import difflib
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from ssl_zoo.evaluation.frozen.linear import LinearProbe
 from ssl_zoo.evaluation.frozen.logistic import LogisticRegression
 from ssl_zoo.evaluation.protocols.finetune import FinetuneSettings
+from ssl_zoo.nearest import did_you_mean
 
 
 __all__ = ["ClusterSettings", "KnnSettings", "ProtocolSettings", "SpectrumSettings", "describe", "override"]
@@ -95,8 +95,7 @@ def override(settings: ProtocolSettings, assignments: Sequence[str]) -> Protocol
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else "; --help lists them"
+            hint = did_you_mean(key, known) or "; --help lists them"
             raise ValueError(f"'{assignment}' sets no parameter of a protocol (protocol.parameter=value){hint}")
         protocol, name = key.split(".")
         part = getattr(settings, protocol)

@@ -17,8 +17,8 @@ import jinja2
 import yaml
 
 from ssl_zoo.atomic import replace_atomically
-from ssl_zoo.evaluation.results import METRICS, SHARES
 from ssl_zoo.models.registry import display_name, method_names
+from ssl_zoo.protocol import find_metric, known_metrics
 from ssl_zoo.zoo.entries import INDEX, License, Measured, Reported, ZooEntry
 
 
@@ -60,8 +60,8 @@ def read_entry(path: Path) -> ZooEntry:
     license = _nested(place, "license", data["license"], License)
     reported = tuple(_nested(place, "reported", line, Reported) for line in data["reported"])
     for line in reported:
-        _expect(place, "metric", line.metric, METRICS)
-        low, high, unit = (1, 100, "in per cent") if line.metric in SHARES else (0, 1, "a number in [0, 1]")
+        _expect(place, "metric", line.metric, known_metrics())
+        low, high, unit = (1, 100, "in per cent") if find_metric(line.metric).unit else (0, 1, "a number in [0, 1]")
         if not low <= line.value <= high:
             raise CardError(f"{place}: `{line.metric}` is {unit}, got {line.value}")
     recipe = data["recipe"]
@@ -146,8 +146,7 @@ def reported_cell(entry: ZooEntry) -> str:
     for where in dict.fromkeys(line.where for line in entry.reported):
         numbers = [
             # Neighbour searches differ too much to be called by one name.
-            f"{line.protocol if line.metric == 'knn_top1' else _SHORT.get(line.metric, METRICS[line.metric])} "
-            f"{_reported_number(line)}"
+            f"{line.protocol if line.metric == 'knn_top1' else _title(line.metric)} {_reported_number(line)}"
             for line in entry.reported
             if line.where == where
         ]
@@ -165,14 +164,18 @@ def measured_cell(entry: ZooEntry, metric: str) -> str:
     return ""
 
 
+def _title(metric: str) -> str:
+    return _SHORT.get(metric) or find_metric(metric).title
+
+
 def _number(line: Measured) -> str:
-    scale, digits = (100, 1) if line.metric in SHARES else (1, 3)
+    scale, digits = (100, 1) if find_metric(line.metric).unit else (1, 3)
     spread = "" if line.deviation is None else f" ± {scale * line.deviation:.{digits}f}"
     return f"{scale * line.value:.{digits}f}{spread}"
 
 
 def _reported_number(line: Reported) -> str:
-    if line.metric not in SHARES:
+    if not find_metric(line.metric).unit:
         return f"{line.value:.3f}"
     text = f"{line.value:g}"
     return text if "." in text else f"{text}.0"
@@ -191,7 +194,7 @@ def _render(place: str, body: str, fields: dict[str, Any], *, tag: str) -> str:
         first.setdefault(line.metric, _reported_number(line))
     shown: dict[str, str] = {}
     for line in fields["measured"]:
-        shown.setdefault(line.metric, _number(line) + (" %" if line.metric in SHARES else ""))
+        shown.setdefault(line.metric, _number(line) + (" %" if find_metric(line.metric).unit else ""))
     try:
         text = _ENVIRONMENT.from_string(body).render({**fields, "tag": tag, "reported": first, "measured": shown})
     except jinja2.TemplateError as error:

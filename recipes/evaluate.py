@@ -1,6 +1,6 @@
 """Measure what a backbone is worth: ours, a repository on the Hub, or any vision model of timm or transformers.
 
-accelerate launch recipes/evaluate.py MODEL [--data PATH] [--protocol NAME ...] [protocol.parameter=value ...]
+accelerate launch recipes/evaluate.py MODEL [--data PATH] [--protocol NAME ...] [protocol.setting=value ...]
 
 MODEL is a run's folder, a checkpoint, org/name on the Hub, or a name of timm (resnet50.a1_in1k). Of a run the data and
 the k-NN parameters are its recipe's. Features are computed once and kept on disk. Prints a table and appends to
@@ -15,23 +15,24 @@ import sys
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, InitProcessGroupKwargs
 from transformers.utils.logging import disable_progress_bar
 
 from ssl_zoo.data.source import DataConfig, DataError, open_source
+from ssl_zoo.evaluation.evaluation import Evaluation
 from ssl_zoo.evaluation.pictures.curves import save_curves_picture
-from ssl_zoo.evaluation.protocols.catalogue import PROTOCOLS
-from ssl_zoo.evaluation.protocols.evaluation import Evaluation
-from ssl_zoo.evaluation.protocols.settings import KnnSettings, ProtocolSettings, describe, override
-from ssl_zoo.evaluation.protocols.transfer import evaluate_suite
+from ssl_zoo.evaluation.protocols.knn import KnnSettings
 from ssl_zoo.evaluation.results import Result, append_results, render_results
 from ssl_zoo.evaluation.subject import Subject, load_subjects
+from ssl_zoo.evaluation.transfer import evaluate_suite
 from ssl_zoo.features.extract import Reading
 from ssl_zoo.features.store import FeatureStore
 from ssl_zoo.loading.models import ModelLoadError, find_file
 from ssl_zoo.models.registry import display_name, method_names
+from ssl_zoo.protocol import describe_protocols, protocol_names, read_protocol_settings
 from ssl_zoo.training.config import EvaluationConfig, RecipeError
 from ssl_zoo.training.processes import create_accelerator
 from ssl_zoo.training.recipe import Recipe, load_recipe
@@ -42,16 +43,16 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog=f"parameters and their defaults:\n{describe(ProtocolSettings())}",
+        epilog=f"protocols and their settings:\n\n{describe_protocols()}",
     )
     parser.add_argument("model", metavar="MODEL", help="a run's folder, a checkpoint, org/name or a name of timm")
-    parser.add_argument("overrides", nargs="*", metavar="protocol.parameter=value", help="such as knn.k=1,20")
+    parser.add_argument("overrides", nargs="*", metavar="protocol.setting=value", help="such as knn.k=1,20")
     parser.add_argument(
         "--protocol",
         nargs="+",
         default=["knn", "clusters"],
         metavar="NAME",
-        help=f"what to measure: {', '.join(PROTOCOLS)}, all; knn and clusters by default",
+        help=f"what to measure: {', '.join(protocol_names())}, all; knn and clusters by default",
     )
     parser.add_argument("--suite", choices=["transfer"], help="logistic regression on the data sets of the papers")
     parser.add_argument("--revision", help="commit, branch or tag of the model on the Hub")
@@ -80,8 +81,8 @@ def parse_arguments() -> argparse.Namespace:
     # Parameters may follow the names of the protocols.
     arguments.overrides += [word for word in arguments.protocol if "=" in word]
     arguments.protocol = [word for word in arguments.protocol if "=" not in word]
-    if unknown := set(arguments.protocol) - {*PROTOCOLS, "all"}:
-        parser.error(f"--protocol knows {', '.join(PROTOCOLS)} and all, not {', '.join(sorted(unknown))}")
+    if unknown := set(arguments.protocol) - {*protocol_names(), "all"}:
+        parser.error(f"--protocol knows {', '.join(protocol_names())} and all, not {', '.join(sorted(unknown))}")
     return arguments
 
 
@@ -113,12 +114,12 @@ def read_data(arguments: argparse.Namespace, recipe: Recipe | None) -> DataConfi
     return replace(whole, **{name: value for name, value in said.items() if value is not None})
 
 
-def read_settings(arguments: argparse.Namespace, recipe: Recipe | None, num_rows: int) -> ProtocolSettings:
-    """Parameters: the recipe's k and temperature, numbers of neighbours that the bank has, and the overrides."""
+def read_settings(arguments: argparse.Namespace, recipe: Recipe | None, num_rows: int) -> dict[str, Any]:
+    """Settings: the recipe's k and temperature, numbers of neighbours that the bank has, and the overrides."""
     usual = KnnSettings(temperature=(recipe.evaluation if recipe else EvaluationConfig()).temperature)
     wanted = {*usual.k, recipe.evaluation.k} if recipe else set(usual.k)
     k = tuple(sorted(size for size in wanted if size <= num_rows)) or (1,)
-    return override(ProtocolSettings(knn=replace(usual, k=k)), arguments.overrides)
+    return read_protocol_settings(arguments.overrides, {"knn": replace(usual, k=k)})
 
 
 def images_seen(arguments: argparse.Namespace) -> int | None:
@@ -153,7 +154,7 @@ def load(arguments: argparse.Namespace, recipe: Recipe | None, device: torch.dev
 
 def evaluate(arguments: argparse.Namespace, accelerator: Accelerator, output: Path) -> list[Result]:
     """Measure all subjects by all protocols, on all processes. Results are written as they come."""
-    override(ProtocolSettings(), arguments.overrides)  # a misspelt one is found before anything is loaded
+    declared = read_protocol_settings(arguments.overrides)  # a misspelt one is found before anything is loaded
     recipe = read_recipe(arguments)
     subjects = load(arguments, recipe, accelerator.device)
     defaults = recipe.evaluation if recipe else EvaluationConfig()
@@ -164,14 +165,14 @@ def evaluate(arguments: argparse.Namespace, accelerator: Accelerator, output: Pa
     store = FeatureStore(arguments.cache_dir, dtype=arguments.feature_dtype)
     results: list[Result] = []
 
-    def keep(found: list[Result]) -> None:
-        results.extend(found)
+    def keep(measured: list[Result]) -> None:
+        results.extend(measured)
         if accelerator.is_main_process:
-            append_results(output / "results.jsonl", found)
+            append_results(output / "results.jsonl", measured)
 
     if arguments.suite:
-        settings = override(ProtocolSettings(), arguments.overrides)
-        missing = evaluate_suite(subjects[-1], store=store, reading=reading, settings=settings, keep=keep)
+        logistic = declared["logistic"]
+        missing = evaluate_suite(subjects[-1], store=store, reading=reading, settings=logistic, keep=keep)
         if accelerator.is_main_process:
             print("".join(f"\nNot measured: {name}. {reason}" for name, reason in missing.items()))
         return results
@@ -183,7 +184,7 @@ def evaluate(arguments: argparse.Namespace, accelerator: Accelerator, output: Pa
             open_source(replace(data, split=arguments.validation_split)) if arguments.validation_split else None
         )
     settings = read_settings(arguments, recipe, train.num_rows)
-    protocols = list(PROTOCOLS) if "all" in arguments.protocol else arguments.protocol
+    protocols = protocol_names() if "all" in arguments.protocol else arguments.protocol
     for subject in subjects:
         evaluation = Evaluation(
             subject,
@@ -193,12 +194,10 @@ def evaluate(arguments: argparse.Namespace, accelerator: Accelerator, output: Pa
             validation=validation,
             store=store,
             reading=reading,
-            settings=settings,
             output=output,
         )
         for protocol in protocols:
-            if evaluation.can(protocol):
-                keep(PROTOCOLS[protocol](evaluation))
+            keep(evaluation.measure(protocol, settings[protocol]))
     return results
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ssl_zoo.evaluation.results import SHARES
 from ssl_zoo.models.registry import display_name
+from ssl_zoo.protocol import find_metric
 from ssl_zoo.training.recipe import Recipe, load_recipe
 
 
@@ -99,7 +99,7 @@ class Entry:
 
 
 def _scale(column: Column) -> float:
-    return 100.0 if column.metric in SHARES else 1.0
+    return find_metric(column.metric).scale
 
 
 _BASELINES = {"raw_pixels": "raw pixels", "random_init": "random init"}

@@ -18,7 +18,8 @@ from picture import Dot, save_comparison_picture
 
 from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.evaluation.pictures.curves import save_curves_picture
-from ssl_zoo.evaluation.results import Result, read_results, telling_parameters
+from ssl_zoo.evaluation.results import Result, read_results
+from ssl_zoo.protocol import find_metric
 from ssl_zoo.training.recipe import Recipe, RecipeError, load_recipe
 
 
@@ -78,7 +79,7 @@ def recorded_lines(results: Sequence[Result], k: int, command: str) -> list[dict
     latest = {}
     for result in results:
         if result.metric in _RECORDED and result.protocol.get("k", k) == k:
-            protocol = {"name": result.protocol["name"], **telling_parameters(result.protocol)}
+            protocol = {"name": result.protocol["name"], **find_metric(result.metric).telling(result.protocol)}
             latest[result.subject, result.metric, json.dumps(protocol)] = (protocol, result)
     lines = []
     for protocol, result in latest.values():

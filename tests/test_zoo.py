@@ -14,8 +14,8 @@ import yaml
 
 import ssl_zoo
 from ssl_zoo.conversion.convert import LAYOUTS
-from ssl_zoo.evaluation.results import METRICS
 from ssl_zoo.models.registry import method_names
+from ssl_zoo.protocol import known_metrics
 from ssl_zoo.zoo import entries as zoo
 from ssl_zoo.zoo.entries import License, Reported, ZooEntry, find_entry, load_index, release_license
 from tests.test_import import HEAVY, loaded_after
@@ -56,7 +56,7 @@ def test_an_entry_names_only_what_exists(name):
     assert name == f"{entry.method}-{entry.backbone}.{entry.tag}" == f"{entry.repository}.{entry.tag}"
     assert entry.method in method_names()
     assert entry.layout is None or entry.layout in {layout.name for layout in LAYOUTS if layout.method == entry.method}
-    assert {line.metric for line in (*entry.reported, *entry.measured)} <= set(METRICS)
+    assert {line.metric for line in (*entry.reported, *entry.measured)} <= set(known_metrics())
     assert all(line.dataset and line.protocol and line.where for line in entry.reported)
     assert entry.license.where.startswith("https://")
     assert entry.license.name or entry.license.id is None

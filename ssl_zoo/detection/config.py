@@ -1,14 +1,13 @@
 """What defines a fine-tuning run for detection, and the published settings as presets."""
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
+
+from ssl_zoo.protocol import Metric
+from ssl_zoo.settings.declare import plain, require, require_choices, setting
 
 
-__all__ = ["PRESETS", "DetectionConfig"]
-
-Architecture = Literal["c4", "fpn"]
-Norm = Literal["sync", "frozen"]
+__all__ = ["METRICS", "PRESETS", "DetectionConfig"]
 
 
 @dataclass(frozen=True)
@@ -16,45 +15,36 @@ class DetectionConfig:
     """Every value that changes the result, with those of MoCo's VOC07+12 experiment as defaults.
 
     Source: https://github.com/facebookresearch/moco/tree/main/detection/configs, and detectron2's defaults.
-
-    Attributes:
-        architecture: `"c4"` (boxes are found on layer3, layer4 classifies them) or `"fpn"` (a feature pyramid).
-        steps: Steps of the optimiser.
-        batch_size: Images per step, over all processes.
-        learning_rate: Peak; it is not scaled with the batch.
-        momentum: Of SGD.
-        weight_decay: Not applied to the scales and shifts of normalisation.
-        warmup_steps: Steps of the linear warm-up.
-        warmup_factor: Share of the peak at which the warm-up starts.
-        decay_steps: Steps after which the rate is multiplied by `decay_factor`.
-        decay_factor: See `decay_steps`.
-        min_sizes: Shorter sides in pixels that training images are resized to, by chance; the last is used in tests.
-        max_size: The longer side is at most this, in pixels.
-        norm: `"sync"` trains batch norm (over all processes on GPUs; on a CPU each process has its own) and adds it to
-            the new layers, as MoCo does. `"frozen"` leaves the backbone's as it is and adds none.
-        anchor_sizes: Sides of the anchors in pixels; for `"fpn"` one for each of its five levels.
-        rois_per_image: Boxes sampled for the loss of the second stage.
-        train_on_empty: Whether images without a box are trained on; detectron2 leaves them out.
-        seed: Of the new layers, the order of the images, flips, sizes and samples.
     """
 
-    architecture: Architecture = "c4"
-    steps: int = 24_000
-    batch_size: int = 16
-    learning_rate: float = 0.02
-    momentum: float = 0.9
-    weight_decay: float = 1e-4
-    warmup_steps: int = 100
-    warmup_factor: float = 1e-3
-    decay_steps: tuple[int, ...] = (18_000, 22_000)
-    decay_factor: float = 0.1
-    min_sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
-    max_size: int = 1333
-    norm: Norm = "sync"
-    anchor_sizes: tuple[int, ...] = (32, 64, 128, 256, 512)
-    rois_per_image: int = 512
-    train_on_empty: bool = False
-    seed: int = 0
+    architecture: Literal["c4", "fpn"] = setting(
+        "c4", "c4: boxes are found on layer3, layer4 classifies them; fpn: a feature pyramid"
+    )
+    steps: int = setting(24_000, "steps of the optimiser")
+    batch_size: int = setting(16, "images per step, over all processes")
+    learning_rate: float = setting(0.02, "peak learning rate; it is not scaled with the batch")
+    momentum: float = setting(0.9, "momentum of SGD")
+    weight_decay: float = setting(1e-4, "weight decay, of all but the scales and shifts of normalisation")
+    warmup_steps: int = setting(100, "steps of the linear warm-up")
+    warmup_factor: float = setting(1e-3, "share of the peak at which the warm-up starts")
+    decay_steps: tuple[int, ...] = setting((18_000, 22_000), "steps after which the rate is multiplied")
+    decay_factor: float = setting(0.1, "what the rate is multiplied by at decay_steps")
+    min_sizes: tuple[int, ...] = setting(
+        (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
+        "shorter sides in pixels that training images are resized to, by chance; the last is used in tests",
+    )
+    max_size: int = setting(1333, "the longer side is at most this, in pixels")
+    norm: Literal["sync", "frozen"] = setting(
+        "sync",
+        "sync trains batch norm, over all processes on GPUs, and adds it to the new layers, as MoCo does; "
+        "frozen leaves the backbone's as it is and adds none",
+    )
+    anchor_sizes: tuple[int, ...] = setting(
+        (32, 64, 128, 256, 512), "sides of the anchors in pixels; for fpn one for each of its five levels"
+    )
+    rois_per_image: int = setting(512, "boxes sampled for the loss of the second stage")
+    train_on_empty: bool = setting(False, "train on images without a box; detectron2 leaves them out")
+    seed: int = setting(0, "seed of the new layers, the order of the images, flips, sizes and samples")
 
     def __post_init__(self) -> None:
         """Check every value.
@@ -62,22 +52,18 @@ class DetectionConfig:
         Raises:
             ValueError: Names the value and what is expected.
         """
-        for name, choices in (("architecture", get_args(Architecture)), ("norm", get_args(Norm))):
-            if getattr(self, name) not in choices:
-                raise ValueError(f"`{name}` must be one of {', '.join(choices)}, got {getattr(self, name)!r}")
+        require_choices(self)
         for name in ("steps", "batch_size", "max_size", "rois_per_image"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+            require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("learning_rate", "warmup_factor", "decay_factor"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be > 0, got {getattr(self, name)}")
+            require(getattr(self, name) > 0, name, "> 0", getattr(self, name))
         for name in ("min_sizes", "anchor_sizes"):
-            if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"`{name}` must name at least one size in pixels, got {getattr(self, name)}")
-        if list(self.decay_steps) != sorted(set(self.decay_steps)):
-            raise ValueError(f"`decay_steps` must increase, got {self.decay_steps}")
-        if self.architecture == "fpn" and len(self.anchor_sizes) != 5:
-            raise ValueError(f"`anchor_sizes` must be five for 'fpn', one a level, got {self.anchor_sizes}")
+            sizes = getattr(self, name)
+            require(bool(sizes) and min(sizes) >= 1, name, "at least one size in pixels", sizes)
+        increasing = self.decay_steps == tuple(sorted(set(self.decay_steps)))
+        require(increasing, "decay_steps", "increasing", self.decay_steps)
+        fits = self.architecture != "fpn" or len(self.anchor_sizes) == 5
+        require(fits, "anchor_sizes", "five for 'fpn', one a level", self.anchor_sizes)
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of one step: linear warm-up, then steps down.
@@ -93,8 +79,8 @@ class DetectionConfig:
 
     def to_dict(self) -> dict[str, object]:
         """As plain data, as JSON would give it back."""
-        values = dataclasses.asdict(self)
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        values: dict[str, object] = plain(self)
+        return values
 
 
 PRESETS: dict[str, DetectionConfig] = {
@@ -108,3 +94,11 @@ PRESETS: dict[str, DetectionConfig] = {
         min_sizes=(640, 672, 704, 736, 768, 800),
     ),
 }
+
+METRICS = (
+    Metric("detection_ap", "AP"),
+    Metric("detection_ap50", "AP50"),
+    Metric("detection_ap75", "AP75"),
+    *(Metric(f"detection_ap_{size}", f"AP, {size} objects") for size in ("small", "medium", "large")),
+    *(Metric(f"detection_voc_{name}", f"VOC07 {name.upper()}") for name in ("ap", "ap50", "ap75")),
+)

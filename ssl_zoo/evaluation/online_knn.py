@@ -7,9 +7,8 @@ import torch
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.source import ImageSource
 from ssl_zoo.data.views import ImageTransform
-from ssl_zoo.evaluation.frozen.knn import WeightedKnn
+from ssl_zoo.evaluation.frozen.knn import WeightedKnn, count_correct
 from ssl_zoo.features.extract import Encoder, Reading, evaluation_batches, extract_features, labelled_rows
-from ssl_zoo.functional.distributed import all_reduce_sum_
 
 
 __all__ = ["knn_accuracy"]
@@ -59,14 +58,10 @@ def knn_accuracy(
     if len(table.labels) == 0:
         raise _no_labels(bank)
     classifier = WeightedKnn(table.features, table.labels, temperature=temperature, device=reading.device)
-    classifier.check_k(k)
-    counts = torch.zeros(len(k) + 1, dtype=torch.int64, device=reading.device)
-    for batch in evaluation_batches(test, view, **vars(reading), description=f"{description}, {test.split}"):
-        labelled = batch.labels >= 0
-        found = classifier.predict(encode(batch.views[0])[labelled], k=k)
-        counts[:-1] += (found == batch.labels[labelled]).sum(dim=1)
-        counts[-1] += labelled.sum()
-    *correct, total = all_reduce_sum_(counts).tolist()
+    batches = evaluation_batches(test, view, **vars(reading), description=f"{description}, {test.split}")
+    labelled = ((batch.views[0], batch.labels, batch.labels >= 0) for batch in batches)
+    queries = ((encode(images)[known], labels[known]) for images, labels, known in labelled)
+    *correct, total = count_correct(classifier, queries, k=k)
     if total == 0:
         raise _no_labels(test)
     return {size: right / total for size, right in zip(k, correct, strict=True)}
@@ -75,5 +70,5 @@ def knn_accuracy(
 def _no_labels(source: ImageSource) -> DataError:
     return DataError(
         f"Split {source.split!r} of {source.path!r} has no labels, which k-NN needs. If it has a column of classes, "
-        "name it with `data.label_column`; otherwise choose other splits."
+        "name it with `data.label_column`; otherwise choose other splits"
     )

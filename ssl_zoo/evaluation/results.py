@@ -9,54 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from ssl_zoo.protocol import find_metric
 
-__all__ = ["METRICS", "SHARES", "Result", "append_results", "read_results", "render_results", "telling_parameters"]
+
+__all__ = ["Result", "append_results", "read_results", "render_results"]
 
 _SUBJECTS = {"raw_pixels": "raw pixels", "random_init": "random init", "trained": "trained"}
-METRICS = {
-    "knn_top1": "k-NN top-1",
-    "linear_top1": "linear top-1",
-    "linear_top5": "linear top-5",
-    "logistic_top1": "logistic top-1",
-    "logistic_mean_per_class": "logistic, mean per class",
-    "logistic_voc_map": "logistic, mAP",
-    "finetune_top1": "fine-tuned top-1",
-    "finetune_top5": "fine-tuned top-5",
-    "nmi": "NMI",
-    "ami": "AMI",
-    "ari": "ARI",
-    "hungarian_accuracy": "matched accuracy",
-    "purity": "purity",
-    "detection_ap": "AP",
-    "detection_ap50": "AP50",
-    "detection_ap75": "AP75",
-    **{f"detection_ap_{size}": f"AP, {size} objects" for size in ("small", "medium", "large")},
-    **{f"detection_voc_{name}": f"VOC07 {name.upper()}" for name in ("ap", "ap50", "ap75")},
-    "rankme": "RankMe",
-    "alpha": "decay exponent",
-    "participation_ratio": "participation ratio",
-    "mean_cosine": "mean cosine",
-    "alignment": "alignment",
-    "uniformity": "uniformity",
-    "num_clusters": "clusters used",
-    "cluster_entropy": "entropy of cluster sizes",
-    "cluster_num_empty": "empty clusters",
-    "cluster_num_overfull": "over-full clusters",
-    "cluster_largest_share": "share of the largest cluster",
-}
-"""Name of a metric in `results.jsonl` -> what readers call it."""
-
-SHARES = {name for name in METRICS if name.split("_")[0] in ("knn", "linear", "logistic", "finetune", "hungarian")}
-"""Metrics that are shares in [0, 1] and read in per cent."""
-
-# Protocol -> the parameters by which a reader tells its results apart.
-_TELLING = {
-    "knn": ("k",),
-    "logistic": ("task",),
-    "finetune": ("share",),
-    "linear_paper": ("paper",),
-    "kmeans": ("num_clusters",),
-}
 
 
 @dataclass(frozen=True)
@@ -141,7 +99,7 @@ def render_results(results: Sequence[Result]) -> str:
 
 
 def _render_table(results: Sequence[Result]) -> str:
-    cells = {(_row(result), str(result.subject)): _value(result) for result in results}
+    cells = {(_row(result), str(result.subject)): find_metric(result.metric).show(result.value) for result in results}
     rows = list(dict.fromkeys(row for row, _ in cells))
     subjects = [subject for subject in _SUBJECTS if any(name == subject for _, name in cells)]
     table = [["", *(_SUBJECTS[name] for name in subjects)]]
@@ -163,19 +121,7 @@ def _headline(results: Sequence[Result]) -> str:
     return f"{data['path']}: {', '.join(found)}"
 
 
-def telling_parameters(protocol: dict[str, Any]) -> dict[str, Any]:
-    """The parameters by which a reader tells results of one protocol apart, such as k; the others are in the file."""
-    telling = _TELLING.get(str(protocol.get("name")), ())
-    return {key: protocol[key] for key in telling if key in protocol}
-
-
 def _row(result: Result) -> str:
-    name = METRICS.get(result.metric, result.metric)
-    parameters = [f"{key}={value}" for key, value in telling_parameters(result.protocol).items()]
-    return f"{name} ({', '.join(parameters)})" if parameters else name
-
-
-def _value(result: Result) -> str:
-    if result.metric in SHARES:
-        return f"{100 * result.value:.2f} %"
-    return f"{result.value:g}" if float(result.value).is_integer() else f"{result.value:.3f}"
+    metric = find_metric(result.metric)
+    parameters = [f"{key}={value}" for key, value in metric.telling(result.protocol).items()]
+    return f"{metric.title} ({', '.join(parameters)})" if parameters else metric.title

@@ -10,15 +10,13 @@ from typing import Any
 
 from huggingface_hub import EvalResult
 
-from ssl_zoo.evaluation.results import METRICS, SHARES, telling_parameters
+from ssl_zoo.protocol import find_metric
 
 
 SUBJECTS = {"trained": "measured by us", "random_init": "random init", "raw_pixels": "raw pixels"}
 NOT_MEASURED = "not measured"
 NOT_REPORTED = "-"
 
-# What the Hub calls a metric, where that isn't our name.
-_HUB_METRICS = {name: "accuracy" for name in ("knn_top1", "linear_top1", "logistic_top1", "finetune_top1")}
 _SHORT = 7  # characters of a commit
 
 
@@ -43,11 +41,12 @@ class Row:
     @property
     def title(self) -> str:
         """What readers call the metric, with its unit."""
-        return METRICS.get(self.metric, self.metric) + (", %" if self.metric in SHARES else "")
+        metric = find_metric(self.metric)
+        return f"{metric.title}, {metric.unit}" if metric.unit else metric.title
 
     def value(self, subject: str) -> str:
         """Format the value of a subject: a number, mean and standard deviation over seeds, or that there is none."""
-        scale = 100 if self.metric in SHARES else 1
+        scale = find_metric(self.metric).scale
         return _over_seeds([scale * line["value"] for line in self.measured.get(subject, {}).values()])
 
     @property
@@ -55,7 +54,8 @@ class Row:
         """The protocol in words."""
         if not self.measured and self.reported:
             return str(self.reported.get("protocol") or "-")
-        parameters = telling_parameters(self.protocol) if self.protocol.get("name") != "knn" else self.protocol
+        telling = find_metric(self.metric).telling(self.protocol)
+        parameters = self.protocol if self.protocol.get("name") == "knn" else telling
         named = [f"{name} {value}" for name, value in parameters.items() if name != "name"]
         return ", ".join(named) or str(self.protocol.get("name", "-"))
 
@@ -193,7 +193,7 @@ def to_model_index(rows: list[Row]) -> list[EvalResult]:
         lines = list(row.measured.get("trained", {}).values())
         if not lines:
             continue
-        last, data = lines[-1], row.data
+        last, data, metric = lines[-1], row.data, find_metric(row.metric)
         path = str(data.get("path") or "unknown")
         found.append(
             EvalResult(
@@ -204,8 +204,8 @@ def to_model_index(rows: list[Row]) -> list[EvalResult]:
                 dataset_split=data.get("test_split"),
                 dataset_revision=data.get("revision"),
                 dataset_args=_known({key: data.get(key) for key in ("train_split", "num_train", "num_test")}),
-                metric_type=_HUB_METRICS.get(row.metric, row.metric),
-                metric_name=METRICS.get(row.metric, row.metric),
+                metric_type=metric.hub_type or metric.name,
+                metric_name=metric.title,
                 metric_value=lines[0]["value"] if len(lines) == 1 else _over_seeds([line["value"] for line in lines]),
                 metric_args=_known(
                     {

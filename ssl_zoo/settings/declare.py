@@ -4,10 +4,10 @@ import copy
 import dataclasses
 import inspect
 import re
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 
-__all__ = ["documented_fields", "plain", "require", "setting"]
+__all__ = ["documented_fields", "plain", "require", "require_choices", "setting"]
 
 T = TypeVar("T")
 
@@ -31,6 +31,14 @@ def require(condition: bool, name: str, expected: str, value: object) -> None:
     """Raise a `ValueError` that names a setting, what was expected and what was given, unless the condition holds."""
     if not condition:
         raise ValueError(f"`{name}` must be {expected}, got {value!r}")
+
+
+def require_choices(settings: Any) -> None:
+    """Raise a `ValueError` for a field of a dataclass that is none of the choices of its `Literal` hint."""
+    for name, hint in get_type_hints(type(settings)).items():
+        if get_origin(hint) is Literal:
+            choices, value = get_args(hint), getattr(settings, name)
+            require(value in choices, name, f"one of {', '.join(choices)}", value)
 
 
 def documented_fields(cls: type) -> dict[str, str]:

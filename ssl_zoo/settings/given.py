@@ -15,6 +15,8 @@ __all__ = ["Given", "describe_settings", "read_value", "unknown_key"]
 
 T = TypeVar("T")
 
+_SHOWN_ENTRIES = 12
+
 
 class Given:
     """Values for sections of settings, from a file, a command line or both.
@@ -193,6 +195,9 @@ def describe_settings(section: str, defaults: Any, hints: Mapping[str, Any] | No
     help_lines, lines = documented_fields(type(defaults)), []
     for name, hint in hints.items():
         key, default = f"{section}.{name}", plain(getattr(defaults, name))
-        shown = f"{key}: {default}" if default in ({}, []) else " ".join(strict_yaml.dump({key: default}).split())
+        if isinstance(default, list) and len(default) > _SHOWN_ENTRIES:
+            shown = f"{key}: [{default[0]:g}, ..., {default[-1]:g}] ({len(default)} values)"
+        else:
+            shown = f"{key}: {default}" if default in ({}, []) else " ".join(strict_yaml.dump({key: default}).split())
         lines += [f"  {shown}    ({describe_type(hint)})", f"      {help_lines.get(name, '')}"]
     return lines

@@ -52,7 +52,7 @@ class Reported:
     """A number that the authors report for a checkpoint; nobody here measured it.
 
     Attributes:
-        metric: As in `ssl_zoo.evaluation.results.METRICS`.
+        metric: As the protocols declare it, see `ssl_zoo.protocol`.
         value: Per cent for accuracies, as the authors print it; in [0, 1] for NMI, AMI and ARI.
         dataset: What it was measured on, such as `"imagenet-1k"`.
         protocol: In a few words.
@@ -71,7 +71,7 @@ class Measured:
     """A number that we measured by a recipe of ours, from its file in `results/`.
 
     Attributes:
-        metric: As in `ssl_zoo.evaluation.results.METRICS`.
+        metric: As the protocols declare it, see `ssl_zoo.protocol`.
         value: Mean over seeds; a share in [0, 1] for accuracies, as in `results.jsonl`.
         deviation: Standard deviation over seeds; `None` for one seed.
         seeds: How many.

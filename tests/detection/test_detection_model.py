@@ -191,8 +191,8 @@ def test_schedule_warms_up_and_steps_down():
         ({"norm": "batch"}, "one of sync, frozen"),
         ({"steps": 0}, "`steps` must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "must be > 0"),
-        ({"min_sizes": ()}, "`min_sizes` must name"),
-        ({"decay_steps": (5, 3)}, "must increase"),
+        ({"min_sizes": ()}, "`min_sizes` must be at least one size"),
+        ({"decay_steps": (5, 3)}, "`decay_steps` must be increasing"),
         ({"architecture": "fpn", "anchor_sizes": (32,)}, "must be five"),
     ],
 )

@@ -11,7 +11,8 @@ from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.labelled import choose_labelled
 from ssl_zoo.data.source import DataConfig, open_source
 from ssl_zoo.data.views import RawPixels
-from ssl_zoo.evaluation.protocols.finetune import FinetuneSettings, finetune, labelled_source
+from ssl_zoo.evaluation.classifier import finetune, labelled_source
+from ssl_zoo.evaluation.protocols.finetune import FinetuneSettings
 from ssl_zoo.features.extract import Reading
 from tests.data.tiny_sets import write_parquet
 from tests.two_processes import run_in_two_processes
@@ -140,7 +141,7 @@ def test_divergence_is_said(folder):
     [
         ({"epochs": 0}, "`epochs` must be > 0"),
         ({"head_learning_rate": -1.0}, "`head_learning_rate` must be >= 0"),
-        ({"normalize": "layer"}, "`normalize` must be none, batch_norm or unit_batch_norm, got 'layer'"),
+        ({"normalize": "layer"}, "`normalize` must be one of none, batch_norm, unit_batch_norm, got 'layer'"),
         ({"share": 1.5}, "`share` must be above 0"),
     ],
 )

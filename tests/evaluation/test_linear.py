@@ -6,10 +6,11 @@ import pytest
 import torch
 
 from ssl_zoo.evaluation.frozen import linear
-from ssl_zoo.evaluation.frozen.linear import LinearProbe, linear_probe
+from ssl_zoo.evaluation.frozen.linear import linear_probe
 from ssl_zoo.evaluation.frozen.linear_heads import LinearHeads
 from ssl_zoo.evaluation.frozen.rows import FeatureRows, split_rows
 from ssl_zoo.evaluation.frozen.scoring import score_heads
+from ssl_zoo.evaluation.protocols.linear import LinearProbe
 from tests.two_processes import run_in_two_processes
 
 

@@ -9,12 +9,12 @@ from sklearn.linear_model import LogisticRegression as SklearnLogisticRegression
 from ssl_zoo.evaluation.frozen import rows as frozen
 from ssl_zoo.evaluation.frozen.logistic import (
     LinearClassifier,
-    LogisticRegression,
     fit_logistic,
     logistic_loss,
     logistic_regression,
 )
 from ssl_zoo.evaluation.frozen.rows import FeatureRows
+from ssl_zoo.evaluation.protocols.logistic import LogisticRegression
 
 
 EXACT = LogisticRegression(max_iters=3000, tolerance=1e-10)

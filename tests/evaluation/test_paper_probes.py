@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
+from ssl_zoo.evaluation.paper_probes import PAPER_PROBES, paper_probe
 from ssl_zoo.evaluation.protocols.finetune import FinetuneSettings
-from ssl_zoo.evaluation.protocols.paper_probes import PAPER_PROBES, paper_probe
 from ssl_zoo.models.registry import method_names
 
 

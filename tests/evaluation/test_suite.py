@@ -1,7 +1,7 @@
 from typing import get_args
 
-from ssl_zoo.evaluation.frozen.rows import Metric
-from ssl_zoo.evaluation.protocols.suite import TRANSFER_SUITE
+from ssl_zoo.evaluation.frozen.rows import ProbeMetric
+from ssl_zoo.evaluation.suite import TRANSFER_SUITE
 
 
 # Images, classes and metric of table 1 of https://huggingface.co/papers/1805.08974, without Birdsnap.
@@ -29,7 +29,7 @@ def test_the_suite_is_that_of_the_paper():
 def test_entries_are_complete_and_different():
     assert len({task.path for task in TRANSFER_SUITE}) == len(TRANSFER_SUITE)
     for task in TRANSFER_SUITE:
-        assert task.metric in get_args(Metric)
+        assert task.metric in get_args(ProbeMetric)
         organisation, _, name = task.path.partition("/")
         assert organisation
         assert name

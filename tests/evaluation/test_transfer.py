@@ -6,17 +6,16 @@ import pytest
 import torch
 
 from ssl_zoo.data.views import RawPixels
-from ssl_zoo.evaluation.frozen.logistic import LogisticRegression
-from ssl_zoo.evaluation.protocols.settings import ProtocolSettings
-from ssl_zoo.evaluation.protocols.suite import TransferTask
-from ssl_zoo.evaluation.protocols.transfer import evaluate_suite
+from ssl_zoo.evaluation.protocols.logistic import LogisticRegression
 from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.evaluation.suite import TransferTask
+from ssl_zoo.evaluation.transfer import evaluate_suite
 from ssl_zoo.features.extract import Reading
 from ssl_zoo.features.store import FeatureStore
 from tests.data.tiny_sets import row_image, write_parquet
 
 
-SETTINGS = ProtocolSettings(logistic=LogisticRegression(strengths=(1e-4, 1e-2)))
+SETTINGS = LogisticRegression(strengths=(1e-4, 1e-2))
 
 
 def features(images):

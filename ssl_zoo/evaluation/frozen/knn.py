@@ -1,6 +1,6 @@
 """Weighted k-nearest-neighbour classification, the protocol of DINO (https://huggingface.co/papers/2104.14294)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -10,10 +10,10 @@ import torch
 from tqdm.auto import tqdm
 
 from ssl_zoo.evaluation.frozen.rows import move_if_it_fits
-from ssl_zoo.functional.distributed import rank
+from ssl_zoo.functional.distributed import all_reduce_sum_, rank
 
 
-__all__ = ["WeightedKnn"]
+__all__ = ["WeightedKnn", "count_correct"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -75,9 +75,9 @@ class WeightedKnn:
         for name, value in (("temperature", temperature), ("query_chunk", query_chunk), ("bank_chunk", bank_chunk)):
             if not value > 0:
                 raise ValueError(f"`{name}` must be > 0, got {value}")
-        self._device = torch.device(device) if device is not None else bank.device
-        self._bank, self._labels = move_if_it_fits(bank, self._device), labels.to(self._device)
-        self._lengths = _lengths(self._bank, "bank").to(self._device)
+        self.device = torch.device(device) if device is not None else bank.device
+        self._bank, self._labels = move_if_it_fits(bank, self.device), labels.to(self.device)
+        self._lengths = _lengths(self._bank, "bank").to(self.device)
         self._num_classes = int(labels.max()) + 1
         self._temperature, self._query_chunk, self._bank_chunk = temperature, query_chunk, bank_chunk
 
@@ -119,14 +119,14 @@ class WeightedKnn:
 
     def _neighbors(self, queries: torch.Tensor, k: int, bar: "tqdm[Any]") -> tuple[torch.Tensor, torch.Tensor]:
         """Similarities and rows of the `k` nearest, each `(queries, k)`, nearest first."""
-        queries = queries.to(self._device)
+        queries = queries.to(self.device)
         queries = queries.float() / _lengths(queries, "queries")[:, None]
         parts = torch.split(queries, self._query_chunk)
-        nearest = [torch.full((len(part), k), _NO_KEY, device=self._device) for part in parts]
+        nearest = [torch.full((len(part), k), _NO_KEY, device=self.device) for part in parts]
         chunk = queries.new_empty(min(self._bank_chunk, len(self._bank)), queries.shape[1])
         space = queries.new_empty(len(parts[0]) * len(chunk))  # used again and again: new memory is slow
         # numpy has one thread, so each of ours takes some of the queries.
-        threads = torch.get_num_threads() if self._device.type == "cpu" else 1
+        threads = torch.get_num_threads() if self.device.type == "cpu" else 1
         with ThreadPoolExecutor(threads) as pool:
             for start in range(0, len(self._bank), self._bank_chunk):
                 rows = slice(start, min(start + self._bank_chunk, len(self._bank)))
@@ -144,12 +144,39 @@ class WeightedKnn:
         """Classes of shape `(len(sizes), queries)`."""
         weights = torch.exp((similarities.double() - similarities[:, :1].double()) / self._temperature)
         weights, classes = torch.round(weights * _VOTE_UNIT).to(torch.int64), self._labels[rows]
-        votes = torch.zeros(len(rows), self._num_classes, dtype=torch.int64, device=self._device)
+        votes = torch.zeros(len(rows), self._num_classes, dtype=torch.int64, device=self.device)
         winners, counted = {}, 0
         for size in sorted(set(sizes)):
             votes.scatter_add_(1, classes[:, counted:size], weights[:, counted:size])
             winners[size], counted = votes.argmax(dim=1), size
         return torch.stack([winners[size] for size in sizes])
+
+
+@torch.no_grad()
+def count_correct(
+    classifier: WeightedKnn, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], *, k: Sequence[int]
+) -> list[int]:
+    """Count right answers over all processes, in whole numbers: neither batches nor processes change the result.
+
+    Args:
+        classifier ([`WeightedKnn`]): The bank.
+        batches (`Iterable` of `tuple`): The share of this process: embeddings `(queries, features)` and classes.
+        k: Numbers of neighbours.
+
+    Returns:
+        `list[int]`: right answers for each `k`, then the number of queries.
+
+    Raises:
+        ValueError: If a `k` is larger than the bank, before any batch is read.
+    """
+    classifier.check_k(k)
+    counts = torch.zeros(len(k) + 1, dtype=torch.int64, device=classifier.device)
+    for queries, labels in batches:
+        answers = classifier.predict(queries, k=k)
+        counts[:-1] += (answers == labels.to(classifier.device)).sum(dim=1)
+        counts[-1] += len(labels)
+    totals: list[int] = all_reduce_sum_(counts).tolist()
+    return totals
 
 
 def _merge(nearest: torch.Tensor, similarities: torch.Tensor, *, start: int, k: int) -> torch.Tensor:

@@ -2,69 +2,30 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from tqdm.auto import tqdm
 
 from ssl_zoo.evaluation.frozen.linear_heads import LinearHeads
-from ssl_zoo.evaluation.frozen.rows import FeatureRows, Metric, Table, choose_rows
+from ssl_zoo.evaluation.frozen.rows import FeatureRows, ProbeMetric, Table, choose_rows
 from ssl_zoo.evaluation.frozen.scoring import ProbeResult, is_edge, score_heads
+from ssl_zoo.evaluation.protocols.linear import LinearProbe
 from ssl_zoo.functional.distributed import rank
 
 
-__all__ = ["LinearProbe", "linear_probe"]
+__all__ = ["linear_probe"]
 
 # Of the mean variance, added to each: a feature that hardly ever fires must not become the loudest when standardised.
 _VARIANCE_FLOOR = 1e-4
 
 
-@dataclass(frozen=True)
-class LinearProbe:
-    """Settings of the common protocol.
-
-    Attributes:
-        learning_rates: Grid, for batches of 256 rows: a batch of B rows is learned from at rate x B / 256.
-        epochs: Passes over the training rows; the rate falls to 0 along half a cosine.
-        batch_size: Rows per step. The steps of an epoch differ by one row at most, so that none is tiny.
-        momentum: Of SGD.
-        weight_decay: Of SGD, weights only.
-        standardize: Bring every feature to mean 0 and variance 1 over the training rows. Methods leave features of
-            very different sizes (an average of ReLUs, a unit vector, a batch norm's output); one grid of rates fits
-            all of them only when they are brought to one scale.
-        validation_share: Share of the training rows of each class for the choice, where no validation rows are given.
-        seed: Seed of the order of the rows and of the validation rows. Weights start at 0.
-    """
-
-    learning_rates: tuple[float, ...] = tuple(10 ** (-5 + step / 3) for step in range(13))
-    epochs: int = 100
-    batch_size: int = 1024
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    standardize: bool = True
-    validation_share: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        rates = self.learning_rates
-        if not rates or min(rates) <= 0 or list(rates) != sorted(set(rates)) or not math.isfinite(max(rates)):
-            raise ValueError(f"`learning_rates` must be finite, > 0, increasing and at least one, got {rates}")
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be >= 1, got {getattr(self, name)}")
-        if not 0 <= self.momentum < 1 or self.weight_decay < 0:
-            raise ValueError(
-                f"`momentum` must lie in [0, 1) and `weight_decay` be >= 0, got {self.momentum}, {self.weight_decay}"
-            )
-
-
 def linear_probe(
     train: Table,
     test: Table,
-    *,
     validation: Table | None = None,
+    *,
     settings: LinearProbe | None = None,
-    metric: Metric = "top1",
+    metric: ProbeMetric = "top1",
     device: torch.device | str = "cpu",
     description: str = "linear probe",
 ) -> ProbeResult:
@@ -78,7 +39,7 @@ def linear_probe(
         test (`Table`): The same of the test split.
         validation (`Table`, *optional*): Rows for the choice; a share of the training rows by default.
         settings ([`LinearProbe`], *optional*): The protocol.
-        metric: What is chosen by and reported; see `Metric`.
+        metric: What is chosen by and reported; see `ProbeMetric`.
         device: Where to compute.
         description: What the progress bars say.
 

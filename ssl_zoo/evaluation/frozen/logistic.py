@@ -4,45 +4,18 @@ The transfer protocol of Kornblith et al. (https://huggingface.co/papers/1805.08
 the best chosen on validation rows, the classifier trained anew on training and validation rows.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
 from tqdm.auto import tqdm
 
-from ssl_zoo.evaluation.frozen.rows import FeatureRows, Metric, Table, choose_rows
+from ssl_zoo.evaluation.frozen.rows import FeatureRows, ProbeMetric, Table, choose_rows
 from ssl_zoo.evaluation.frozen.scoring import ProbeResult, is_edge, score_heads
+from ssl_zoo.evaluation.protocols.logistic import LogisticRegression
 from ssl_zoo.functional.distributed import rank
 
 
-__all__ = ["LinearClassifier", "LogisticRegression", "fit_logistic", "logistic_loss", "logistic_regression"]
-
-
-@dataclass(frozen=True)
-class LogisticRegression:
-    """Settings of the protocol.
-
-    Attributes:
-        strengths: Of the regularisation, increasing; see `logistic_loss` for the convention.
-        max_iters: Of L-BFGS, for each strength. Each goes on from the next stronger one's solution; a fit that stops
-            here, as those of the weakest strengths may, is only regularised a little more.
-        tolerance: A fit ends when no entry of the scaled gradient is larger.
-        validation_share: Share of the training rows of each class for the choice, where no validation rows are given.
-        seed: Seed of the draw of validation rows. Nothing else is random.
-    """
-
-    strengths: tuple[float, ...] = tuple(10 ** (-6 + 11 * step / 44) for step in range(45))
-    max_iters: int = 200
-    tolerance: float = 1e-5
-    validation_share: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        strengths = self.strengths
-        if not strengths or min(strengths) <= 0 or list(strengths) != sorted(set(strengths)):
-            raise ValueError(f"`strengths` must be > 0, increasing and at least one, got {strengths}")
-        if self.max_iters < 1 or not 0 < self.tolerance < math.inf:
-            raise ValueError(f"`max_iters` must be >= 1 and `tolerance` > 0, got {self.max_iters}, {self.tolerance}")
+__all__ = ["LinearClassifier", "fit_logistic", "logistic_loss", "logistic_regression"]
 
 
 @dataclass(frozen=True)
@@ -163,10 +136,10 @@ def fit_logistic(
 def logistic_regression(
     train: Table,
     test: Table,
-    *,
     validation: Table | None = None,
+    *,
     settings: LogisticRegression | None = None,
-    metric: Metric = "top1",
+    metric: ProbeMetric = "top1",
     device: torch.device | str = "cpu",
     description: str = "logistic regression",
 ) -> ProbeResult:
@@ -180,7 +153,7 @@ def logistic_regression(
         test (`Table`): The same of the test split.
         validation (`Table`, *optional*): Rows for the choice; a share of the training rows by default.
         settings ([`LogisticRegression`], *optional*): The protocol.
-        metric: What is chosen by and reported; see `Metric`.
+        metric: What is chosen by and reported; see `ProbeMetric`.
         device: Where to compute; it must know float64.
         description: What the progress bar says.
 

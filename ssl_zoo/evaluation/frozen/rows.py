@@ -7,9 +7,9 @@ import numpy as np
 import torch
 
 
-__all__ = ["FeatureRows", "Metric", "Table", "choose_rows", "move_if_it_fits", "split_rows"]
+__all__ = ["FeatureRows", "ProbeMetric", "Table", "choose_rows", "move_if_it_fits", "split_rows"]
 
-Metric = Literal["top1", "mean_per_class", "voc_map"]
+ProbeMetric = Literal["top1", "mean_per_class", "voc_map"]
 """Share of correct rows; its mean over classes; or mean average precision, 11 points, of multi-hot labels."""
 
 Table = tuple[torch.Tensor, torch.Tensor]
@@ -34,10 +34,10 @@ class FeatureRows:
     """
 
     def __init__(
-        self, tables: Mapping[str, Table], *, metric: Metric = "top1", device: torch.device | str = "cpu"
+        self, tables: Mapping[str, Table], *, metric: ProbeMetric = "top1", device: torch.device | str = "cpu"
     ) -> None:
-        if metric not in get_args(Metric):
-            raise ValueError(f"`metric` must be one of {', '.join(get_args(Metric))}, got {metric!r}")
+        if metric not in get_args(ProbeMetric):
+            raise ValueError(f"`metric` must be one of {', '.join(get_args(ProbeMetric))}, got {metric!r}")
         for name, (features, labels) in tables.items():
             _check(features, labels, metric, name)
         _check_fit(tables)
@@ -116,7 +116,7 @@ def _check_fit(tables: Mapping[str, Table]) -> None:
         raise ValueError(f"features must have one width and their labels one kind, got {', '.join(shapes)}")
 
 
-def _check(features: torch.Tensor, labels: torch.Tensor, metric: Metric, name: str) -> None:
+def _check(features: torch.Tensor, labels: torch.Tensor, metric: ProbeMetric, name: str) -> None:
     multi_hot = metric == "voc_map"
     shape = "(rows, classes)" if multi_hot else "(rows,)"
     if features.ndim != 2 or labels.ndim != 1 + multi_hot or len(labels) != len(features) or features.numel() == 0:
@@ -187,7 +187,7 @@ def choose_rows(
     *,
     share: float,
     seed: int,
-    metric: Metric,
+    metric: ProbeMetric,
     device: torch.device | str,
 ) -> tuple[FeatureRows, FeatureRows, FeatureRows, FeatureRows]:
     """Rows to train on, to choose by, both together, and to test on; `share` and `seed` as in `split_rows`.

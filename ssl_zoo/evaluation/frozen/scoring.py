@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
-from ssl_zoo.evaluation.frozen.rows import FeatureRows, Metric
+from ssl_zoo.evaluation.frozen.rows import FeatureRows, ProbeMetric
 from ssl_zoo.evaluation.metrics.classification import mean_average_precision, mean_per_class_accuracy
 
 
@@ -30,7 +31,7 @@ class ProbeResult:
         num_test: Labelled test rows.
     """
 
-    metric: Metric
+    metric: ProbeMetric
     chosen: float
     candidates: tuple[float, ...]
     validation_scores: tuple[float, ...]
@@ -42,11 +43,15 @@ class ProbeResult:
     num_validation: int
     num_test: int
 
+    def details(self) -> dict[str, Any]:
+        """What a result says of the choice."""
+        return {"chosen": self.chosen, "at_grid_edge": self.at_grid_edge, "num_validation": self.num_validation}
+
 
 def score_heads(
     scores: Callable[[torch.Tensor], torch.Tensor], data: FeatureRows, *, num_heads: int, num_classes: int
 ) -> tuple[list[float], list[float | None], list[float | None]]:
-    """Metric, top-1 and top-5 of several classifiers in one pass over the rows.
+    """ProbeMetric, top-1 and top-5 of several classifiers in one pass over the rows.
 
     Args:
         scores (`Callable`): Features `(batch, features)` -> scores `(heads, batch, classes)`.

@@ -14,9 +14,10 @@ from PIL import Image, ImageOps
 
 from ssl_zoo.data.decode import decode_image
 from ssl_zoo.data.source import ImageSource
+from ssl_zoo.labels.assign import PseudoLabels
 
 
-__all__ = ["ClusterRow", "choose_clusters", "read_images", "save_cluster_picture"]
+__all__ = ["ClusterRow", "choose_clusters", "draw_clusters", "read_images", "save_cluster_picture"]
 
 # Blue and orange of Okabe and Ito, which the common kinds of colour blindness leave apart.
 _BLUE, _ORANGE, _INK, _GREY, _TRACK = "#0072B2", "#D55E00", "#1B1F24", "#6B7280", "#E5E7EB"
@@ -202,3 +203,34 @@ def _draw_bar(axes: Axes, purity: float, name: str, x: float, y: float) -> None:
     axes.text(x + full, y + 0.36, f"{100 * purity:.0f} %", fontsize=9, color=_INK, va="center", ha="right")
     for length, color in ((full, _TRACK), (max(purity * full, 0.15), _BLUE)):
         axes.add_patch(FancyBboxPatch((x, y + 0.58), length, 0.16, boxstyle=style, color=color, linewidth=0))
+
+
+def draw_clusters(assigned: PseudoLabels, source: ImageSource, path: Path, title: str) -> None:
+    """Draw rows of images that share a pseudo-label.
+
+    Args:
+        assigned ([`PseudoLabels`]): Of the images of `source`.
+        source (`ImageSource`): The images.
+        path (`Path`): PNG file to write.
+        title: The picture's title.
+    """
+    classes = assigned.labels.numpy() if bool((assigned.labels >= 0).all()) else None
+    rows = choose_clusters(assigned.pseudo_labels.numpy(), assigned.confidence.numpy(), classes)
+    ids = [[int(assigned.sample_ids[position]) for position in row.samples] for row in rows]
+    pictures = dict(zip(flat := [number for row in ids for number in row], read_images(source, flat), strict=True))
+    num_clusters = len(assigned.pseudo_labels.unique())
+    chosen = ""
+    if len(rows) < num_clusters:
+        chosen = (
+            " (those with most images of one class, every class first)" if classes is not None else " (the largest)"
+        )
+    save_cluster_picture(
+        path,
+        rows,
+        [[pictures[number] for number in row] for row in ids],
+        title=title,
+        caption=f"{len(rows)} of {num_clusters} clusters of {len(assigned.labels):,} test images{chosen}; "
+        "each row from the most to the least certain image",
+        labels=None if classes is None else [classes[row.samples].tolist() for row in rows],
+        class_names=source.class_names,
+    )

@@ -1,1 +1,1 @@
-"""The protocols by name, their parameters, and the training that some of them need."""
+"""The protocols, one file each: its name is the protocol's, and it declares `PROTOCOL`. See `ssl_zoo.protocol`."""

@@ -1,35 +1,18 @@
-"""Training a classifier on a backbone: fine-tuning on all labels or on few, and linear probes on augmented views."""
+"""Fine-tuning of the whole network and a new classifier on all labels, on all processes."""
 
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Self
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
-import torch
-import torch.nn.functional as F
-from PIL import Image
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
-from tqdm.auto import tqdm
-
-from ssl_zoo.data.batch import Batch, CorruptCounter
-from ssl_zoo.data.errors import DataError
-from ssl_zoo.data.labelled import LabelledSubset, copy_images
-from ssl_zoo.data.locate import Located
-from ssl_zoo.data.source import DataConfig, ImageSource
-from ssl_zoo.data.stream import make_loader
-from ssl_zoo.data.views import EvalView, ImageTransform, MultiView, ViewsConfig
-from ssl_zoo.features.extract import Reading, evaluation_batches
-from ssl_zoo.functional.distributed import all_reduce_sum_, broadcast_running_statistics_, rank, world_size
-from ssl_zoo.functional.schedules import warmup_cosine
+from ssl_zoo.protocol import Metric, Protocol
+from ssl_zoo.settings.declare import plain, require, require_choices, setting
 
 
-__all__ = ["FinetuneResult", "FinetuneSettings", "finetune", "labelled_source"]
+if TYPE_CHECKING:
+    from ssl_zoo.evaluation.evaluation import Evaluation
+    from ssl_zoo.evaluation.results import Result
 
 
-def _setting(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+__all__ = ["PROTOCOL", "FinetuneSettings", "finetune_results"]
 
 
 @dataclass(frozen=True)
@@ -39,238 +22,92 @@ class FinetuneSettings:
     The defaults are SwAV's for 10 % of ImageNet (https://huggingface.co/papers/2006.09882) but for the cosine.
     """
 
-    share: float = _setting(1.0, "share of each class whose label is used")
-    labelled_seed: int = _setting(0, "seed of the draw of labelled images")
-    labelled_ids: str | None = _setting(None, "file of labelled row numbers or image names, instead of a draw")
-    epochs: float = _setting(20.0, "passes over the labelled images")
-    batch_size: int = _setting(256, "images per step, over all processes")
-    learning_rate: float = _setting(0.02, "of the backbone, per 256 images")
-    head_learning_rate: float = _setting(0.2, "of the classifier, per 256 images")
-    momentum: float = _setting(0.9, "momentum of SGD")
-    nesterov: bool = _setting(True, "Nesterov momentum")
-    weight_decay: float = _setting(0.0, "weight decay")
-    warmup_epochs: float = _setting(0.0, "epochs of linear warm-up")
-    decay_epochs: tuple[float, ...] = _setting((), "multiply the rate at these epochs instead of the cosine")
-    decay_factor: float = _setting(0.1, "what the rate is multiplied by at decay_epochs")
-    crop_scale: tuple[float, float] = _setting((0.08, 1.0), "share of the image that a training crop covers")
-    frozen: bool = _setting(False, "train the classifier alone, the backbone in evaluation mode")
-    normalize: str = _setting("none", "features before the classifier: none, batch_norm or unit_batch_norm")
-    seed: int = _setting(0, "seed of the classifier's first weights, the order and the views")
+    share: float = setting(1.0, "share of each class whose label is used")
+    labelled_seed: int = setting(0, "seed of the draw of labelled images")
+    labelled_ids: str | None = setting(None, "file of labelled row numbers or image names, instead of a draw")
+    epochs: float = setting(20.0, "passes over the labelled images")
+    batch_size: int = setting(256, "images per step, over all processes")
+    learning_rate: float = setting(0.02, "learning rate of the backbone, per 256 images")
+    head_learning_rate: float = setting(0.2, "learning rate of the classifier, per 256 images")
+    momentum: float = setting(0.9, "momentum of SGD")
+    nesterov: bool = setting(True, "Nesterov momentum")
+    weight_decay: float = setting(0.0, "weight decay")
+    warmup_epochs: float = setting(0.0, "epochs of linear warm-up")
+    decay_epochs: tuple[float, ...] = setting((), "multiply the rate at these epochs instead of the cosine")
+    decay_factor: float = setting(0.1, "what the rate is multiplied by at decay_epochs")
+    crop_scale: tuple[float, float] = setting((0.08, 1.0), "share of the image that a training crop covers")
+    frozen: bool = setting(False, "train the classifier alone, the backbone in evaluation mode")
+    normalize: Literal["none", "batch_norm", "unit_batch_norm"] = setting(
+        "none", "what is done to the features before the classifier"
+    )
+    seed: int = setting(0, "seed of the classifier's first weights, the order and the views")
 
     def __post_init__(self) -> None:
         """Refuse values that no training can use."""
-        if self.normalize not in ("none", "batch_norm", "unit_batch_norm"):
-            raise ValueError(f"`normalize` must be none, batch_norm or unit_batch_norm, got {self.normalize!r}")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"`share` must be above 0 and up to 1, got {self.share}")
+        require_choices(self)
+        require(0 < self.share <= 1, "share", "above 0 and up to 1", self.share)
         for name in ("epochs", "batch_size", "decay_factor"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be > 0, got {getattr(self, name)}")
+            require(getattr(self, name) > 0, name, "> 0", getattr(self, name))
         for name in ("learning_rate", "head_learning_rate", "weight_decay", "warmup_epochs"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"`{name}` must be >= 0, got {getattr(self, name)}")
+            require(getattr(self, name) >= 0, name, ">= 0", getattr(self, name))
 
 
-@dataclass(frozen=True)
-class FinetuneResult:
-    """What the classifier knows of the test split.
-
-    Attributes:
-        top1: Share of the test images whose class it names.
-        top5: Share whose class is among its first five; `None` for five classes or fewer.
-        num_train: Labelled images it was trained on.
-        num_test: Labelled test images.
-        final_loss: Mean training loss of the last tenth of the steps.
-    """
-
-    top1: float
-    top5: float | None
-    num_train: int
-    num_test: int
-    final_loss: float
+def measure(evaluation: "Evaluation", settings: FinetuneSettings) -> "list[Result]":
+    """Top-1 and top-5 of the fine-tuned network."""
+    return finetune_results(evaluation, settings, {"name": "finetune"}, prefix="finetune")
 
 
-class _Classifier(nn.Module):
-    """Backbone and linear classifier."""
-
-    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int, settings: FinetuneSettings) -> None:
-        super().__init__()
-        self.backbone, self._frozen = backbone, settings.frozen
-        self._unit = settings.normalize == "unit_batch_norm"
-        norm = settings.normalize != "none"
-        self.norm = nn.BatchNorm1d(num_features, affine=False) if norm else nn.Identity()
-        self.head = nn.Linear(num_features, num_classes)
-        nn.init.normal_(self.head.weight, std=0.01)
-        nn.init.zeros_(self.head.bias)
-
-    def train(self, mode: bool = True) -> Self:
-        super().train(mode)
-        if self._frozen:
-            self.backbone.eval()
-        return self
-
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen):
-            features = self.backbone(images).float()
-        logits: torch.Tensor = self.head(self.norm(F.normalize(features, dim=1) if self._unit else features))
-        return logits
-
-
-def finetune(
-    backbone: nn.Module,
-    train: ImageSource,
-    test: ImageSource,
-    view: EvalView,
-    settings: FinetuneSettings,
-    *,
-    num_classes: int,
-    reading: Reading,
-    description: str = "fine-tuning",
-) -> FinetuneResult:
-    """Train a classifier on labelled images and measure it on the test split; all processes train together.
+def finetune_results(
+    evaluation: "Evaluation", settings: FinetuneSettings, protocol: dict[str, str], *, prefix: str
+) -> "list[Result]":
+    """Train a classifier on the backbone of the subject and test it.
 
     Args:
-        backbone (`torch.nn.Module`): Images `(batch, 3, height, width)` to features `(batch, width)`, on the device.
-            It is changed: hand in a copy.
-        train (`ImageSource`): Labelled images, such as [`labelled_source`]'s; rows without a label are passed over.
-        test (`ImageSource`): Labelled images.
-        view (`EvalView`): The view of the test images; size, mean and std also of the training crops.
+        evaluation ([`Evaluation`]): Names subject and data.
         settings ([`FinetuneSettings`]): How.
-        num_classes: Classes of the data.
-        reading ([`Reading`]): How images are read; its batch size is that of testing.
-        description: What the progress bars begin with.
-
-    Returns:
-        [`FinetuneResult`]: the same on every process, and for the same seed and number of processes the same again.
-
-    Raises:
-        DataError: If labels are missing.
-        ValueError: If the loss becomes infinite or NaN, or the batch can't be split among the processes.
+        protocol: What the results are told apart by, besides the settings.
+        prefix: The metrics are `{prefix}_top1` and `{prefix}_top5`.
     """
-    if settings.batch_size % world_size():
-        raise ValueError(f"`batch_size` must be a multiple of {world_size()} processes, got {settings.batch_size}")
-    device = torch.device(reading.device)
-    with torch.random.fork_rng():
-        torch.manual_seed(settings.seed)
-        image = view(Image.new("RGB", (64, 64), "gray"))[0][None].to(device)
-        backbone.requires_grad_(not settings.frozen).eval()
-        with torch.no_grad():
-            width = backbone(image).shape[1]
-        model = _Classifier(backbone, width, num_classes, settings).to(device)
-        final_loss = _train(model, train, _crops(view, settings), settings, reading, description)
-    broadcast_running_statistics_(model.eval())  # or the processes would test networks that differ
-    correct = torch.zeros(3, dtype=torch.int64, device=device)
-    batches = evaluation_batches(test, view, **vars(reading), description=f"{description}, {test.split}")
-    with torch.no_grad():
-        for batch in batches:
-            known = batch.labels >= 0
-            best = model(batch.views[0][known]).topk(min(5, num_classes), dim=1).indices
-            hits = best == batch.labels[known][:, None]
-            correct += torch.stack([hits[:, 0].sum(), hits.any(dim=1).sum(), known.sum()])
-    top1, top5, total = all_reduce_sum_(correct).tolist()
-    if total == 0:
-        raise DataError(f"Split {test.split!r} of {test.path!r} has no labels to test the classifier on.")
-    return FinetuneResult(top1 / total, top5 / total if num_classes > 5 else None, train.num_rows, total, final_loss)
+    from ssl_zoo.data.labelled import choose_labelled
+    from ssl_zoo.evaluation.classifier import finetune, labelled_source
 
-
-def _train(
-    model: _Classifier,
-    train: ImageSource,
-    transform: ImageTransform,
-    settings: FinetuneSettings,
-    reading: Reading,
-    description: str,
-) -> float:
-    device, local = torch.device(reading.device), settings.batch_size // world_size()
-    total = max(1, math.ceil(settings.epochs * train.num_rows / settings.batch_size))
-    groups = [{"params": [*model.head.parameters()], "lr": 0.0, "peak": settings.head_learning_rate}]
-    if not settings.frozen:
-        groups.append({"params": [*model.backbone.parameters()], "lr": 0.0, "peak": settings.learning_rate})
-    optimizer = torch.optim.SGD(
-        groups, lr=0.0, momentum=settings.momentum, nesterov=settings.nesterov, weight_decay=settings.weight_decay
-    )
-    if world_size() > 1 and device.type == "cuda":
-        nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    wrapped = DistributedDataParallel(model) if world_size() > 1 else model
-    model.train()
-    corrupt = CorruptCounter(train, max_share=reading.max_corrupt_share)
-    losses: list[float] = []
-    bar = tqdm(_steps(train, transform, local, settings, reading, total), total=total, desc=description, unit="step")
-    bar.disable = rank() != 0
-    for step, batch in enumerate(bar):
-        corrupt.update(batch)
-        placed = transform.to_device(batch, device)
-        factor = _factor(step, total, settings, train.num_rows)
-        for group in optimizer.param_groups:
-            group["lr"] = factor * group["peak"] * settings.batch_size / 256
-        loss = F.cross_entropy(wrapped(placed.views[0]), placed.labels, ignore_index=-1)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(float(loss.detach()))
-        if not math.isfinite(losses[-1]):
-            raise ValueError(
-                f"the loss of the classifier became {losses[-1]} at step {step + 1} of {total}: the backbone "
-                "gives no finite features, or `learning_rate` or `head_learning_rate`, its rates, are too high"
-            )
-    last = losses[-max(1, total // 10) :]
-    mean = all_reduce_sum_(torch.tensor([sum(last) / len(last)], device=device)) / world_size()
-    return float(mean)
-
-
-def _steps(
-    train: ImageSource,
-    transform: ImageTransform,
-    batch_size: int,
-    settings: FinetuneSettings,
-    reading: Reading,
-    total: int,
-) -> Iterator[Batch]:
-    # A process needs a row for each worker at least.
-    workers = max(0, min(reading.num_workers, train.num_rows // world_size()))
-    loader = make_loader(
-        train,
-        transform,
-        batch_size=batch_size,
-        seed=settings.seed,
-        rank=rank(),
-        world_size=world_size(),
-        num_workers=workers,
-    )
-    for _, batch in zip(range(total), loader, strict=False):
-        yield batch
-
-
-def _factor(step: int, total: int, settings: FinetuneSettings, num_rows: int) -> float:
-    per_epoch = num_rows / settings.batch_size
-    if settings.decay_epochs:
-        return settings.decay_factor ** sum(step >= epoch * per_epoch for epoch in settings.decay_epochs)
-    return warmup_cosine(
-        step, total_steps=total, warmup_steps=min(settings.warmup_epochs * per_epoch, total), start_factor=0.0
-    )
-
-
-def _crops(view: EvalView, settings: FinetuneSettings) -> MultiView:
-    """Random crops and flips, prepared as the test images are."""
-    return MultiView(
-        ViewsConfig(
-            global_crops=1,
-            global_size=view.size,
-            global_scale=list(settings.crop_scale),
-            interpolation=view.interpolation,
-            color_jitter_probability=[0.0, 0.0, 0.0],
-            gray_probability=[0.0, 0.0, 0.0],
-            blur_probability=[0.0, 0.0, 0.0],
-            solarize_probability=[0.0, 0.0, 0.0],
-            mean=list(view.mean),
-            std=list(view.std),
+    train = evaluation.train
+    for source in (train, evaluation.test):
+        evaluation.require_labels(source)
+    if settings.share < 1 or settings.labelled_ids is not None:
+        wanted = replace(
+            evaluation.data,
+            split=train.split,
+            labelled_share=settings.share,
+            labelled_seed=settings.labelled_seed,
+            labelled_ids=settings.labelled_ids,
         )
+        train = labelled_source(train, choose_labelled(train, wanted))
+    result = finetune(
+        evaluation.subject.copy_of_backbone(),
+        train,
+        evaluation.test,
+        evaluation.subject.view,
+        settings,
+        num_classes=evaluation.num_classes,
+        reading=evaluation.reading,
+        description=f"Training on {train.num_rows:,} labels",
     )
+    details = {"num_labels": result.num_train, "final_loss": round(result.final_loss, 5)}
+    values = {f"{prefix}_top1": result.top1, f"{prefix}_top5": result.top5}
+    return [
+        evaluation.result(name, value, {**protocol, **plain(settings)}, num_answers=result.num_test, details=details)
+        for name, value in values.items()
+        if value is not None
+    ]
 
 
-def labelled_source(source: ImageSource, subset: LabelledSubset) -> ImageSource:
-    """The labelled rows of a source as a source of their own, copied to the `datasets` cache, read in any order."""
-    copied = copy_images(source, subset).rename_column("label", "class")
-    config = DataConfig(path=source.path, split=source.split, image_column="image", label_column="class")
-    located = Located(copied, source.revision, source.path, None, [], in_tables=True)
-    return ImageSource(config, located, shard_lengths=np.ones(len(copied), dtype=np.int64))
+PROTOCOL = Protocol(
+    settings=FinetuneSettings(),
+    metrics=(
+        Metric("finetune_top1", "fine-tuned top-1", unit="%", hub_type="accuracy", parameters=("share",)),
+        Metric("finetune_top5", "fine-tuned top-5", unit="%", parameters=("share",)),
+    ),
+    measure=measure,
+    subjects=("trained", "random_init"),
+)

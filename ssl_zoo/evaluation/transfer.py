@@ -9,13 +9,12 @@ import torch
 
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.source import DataConfig, ImageSource, open_source
+from ssl_zoo.evaluation.evaluation import Evaluation
 from ssl_zoo.evaluation.frozen.rows import Table
-from ssl_zoo.evaluation.protocols.classifiers import logistic_results
-from ssl_zoo.evaluation.protocols.evaluation import Evaluation
-from ssl_zoo.evaluation.protocols.settings import ProtocolSettings
-from ssl_zoo.evaluation.protocols.suite import TRANSFER_SUITE, TransferTask
+from ssl_zoo.evaluation.protocols.logistic import LogisticRegression, logistic_results
 from ssl_zoo.evaluation.results import Result
 from ssl_zoo.evaluation.subject import Subject
+from ssl_zoo.evaluation.suite import TRANSFER_SUITE, TransferTask
 from ssl_zoo.features.extract import Reading
 from ssl_zoo.features.store import FeatureStore
 
@@ -30,7 +29,7 @@ def evaluate_suite(
     *,
     store: FeatureStore,
     reading: Reading,
-    settings: ProtocolSettings,
+    settings: LogisticRegression,
     keep: Callable[[list[Result]], None],
     tasks: Sequence[TransferTask] = TRANSFER_SUITE,
 ) -> dict[str, str]:
@@ -40,7 +39,7 @@ def evaluate_suite(
         subject ([`Subject`]): Who is measured.
         store ([`FeatureStore`]): Keeps features.
         reading ([`Reading`]): How images are read.
-        settings ([`ProtocolSettings`]): The parameters of `logistic` are used.
+        settings ([`LogisticRegression`]): The parameters.
         keep (`Callable`): Is given the result of each task as soon as it is there.
         tasks (`Sequence[TransferTask]`): The data sets.
 
@@ -62,15 +61,16 @@ def evaluate_suite(
                 validation=validation,
                 store=store,
                 reading=reading,
-                settings=settings,
             )
             tables = [_table(evaluation, source) for source in (*sources, *([validation] if validation else []))]
         except DataError as error:
             missing[task.name] = str(error)
             logger.warning("%s is left out: %s", task.name, error)
             continue
-        results = logistic_results(evaluation, tables, metric=task.metric, start=start, description=task.name)
-        keep([replace(result, protocol={**result.protocol, "task": task.name}) for result in results])
+        results = logistic_results(evaluation, settings, tables, metric=task.metric, description=task.name)
+        seconds = round(time.perf_counter() - start, 2)
+        named = [{**result.protocol, "task": task.name} for result in results]
+        keep([replace(r, protocol=protocol, wall_seconds=seconds) for r, protocol in zip(results, named, strict=True)])
     return missing
 
 

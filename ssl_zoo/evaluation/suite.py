@@ -6,7 +6,7 @@ an id rests on. None was tried while this was written: a task that can't be had 
 
 from dataclasses import dataclass
 
-from ssl_zoo.evaluation.frozen.rows import Metric
+from ssl_zoo.evaluation.frozen.rows import ProbeMetric
 
 
 __all__ = ["TRANSFER_SUITE", "TransferTask"]
@@ -34,7 +34,7 @@ class TransferTask:
 
     name: str
     path: str
-    metric: Metric
+    metric: ProbeMetric
     num_classes: int
     num_train: int
     num_test: int

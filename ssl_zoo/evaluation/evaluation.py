@@ -1,9 +1,9 @@
-"""What a protocol is given: a subject, its data, parameters, and a way to say what it found."""
+"""What a protocol is given: a subject, its data, and a way to say what was measured."""
 
-import dataclasses
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,17 +13,18 @@ import torch
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.label_table import data_name
 from ssl_zoo.data.source import DataConfig, ImageSource
-from ssl_zoo.evaluation.protocols.settings import ProtocolSettings
+from ssl_zoo.evaluation.metrics.intervals import accuracy_interval
 from ssl_zoo.evaluation.results import Result
 from ssl_zoo.evaluation.subject import Subject
 from ssl_zoo.features.extract import FeatureTable, Reading, labelled_rows
 from ssl_zoo.features.store import FeatureStore
 from ssl_zoo.functional.distributed import rank, wait_for_all
 from ssl_zoo.labels.assign import PseudoLabels, assign_pseudo_labels
+from ssl_zoo.protocol import find_protocol
 from ssl_zoo.provenance import command, commit, versions
 
 
-__all__ = ["Evaluation", "describe_data", "on_main_process", "plain_parameters"]
+__all__ = ["Evaluation", "describe_data", "on_main_process"]
 
 
 @dataclass
@@ -37,7 +38,6 @@ class Evaluation:
         validation (`ImageSource`, *optional*): Chosen by; a share of the training rows where there is none.
         store ([`FeatureStore`]): Keeps features.
         reading ([`Reading`]): How images are read.
-        settings ([`ProtocolSettings`]): Parameters.
         output (`Path`, *optional*): Folder for pictures; none are made without.
     """
 
@@ -47,7 +47,6 @@ class Evaluation:
     test: ImageSource
     store: FeatureStore
     reading: Reading
-    settings: ProtocolSettings
     validation: ImageSource | None = None
     output: Path | None = None
 
@@ -70,14 +69,22 @@ class Evaluation:
         Raises:
             DataError: If there are none.
         """
-        if source.label_column is not None:
-            table = labelled_rows(self.features(source))
-            if len(table.labels):
-                return table
-        raise DataError(
-            f"Split {source.split!r} of {source.path!r} has no labels, which this protocol needs. If it has a column "
-            "of classes, name it with --label-column; otherwise choose other splits, or --protocol spectrum."
-        )
+        self.require_labels(source)
+        table = labelled_rows(self.features(source))
+        self.require_labels(source, len(table.labels))
+        return table
+
+    def require_labels(self, source: ImageSource, num_labels: int = 1) -> None:
+        """Refuse a split without a column of labels, or whose column holds none.
+
+        Raises:
+            DataError: says what to do about it.
+        """
+        if source.label_column is None or num_labels == 0:
+            raise DataError(
+                f"Split {source.split!r} of {source.path!r} has no labels, which this protocol needs. If it has a "
+                "column of classes, name it with --label-column; otherwise choose other splits, or --protocol spectrum"
+            )
 
     def tables(self) -> tuple[tuple[torch.Tensor, torch.Tensor], ...]:
         """Features and labels of the training and the test split, and of the validation split if there is one."""
@@ -96,14 +103,28 @@ class Evaluation:
     def _provenance(self) -> dict[str, Any]:
         return {"commit": commit(), "versions": versions(), "command": command()}
 
-    def can(self, protocol: str) -> bool:
-        """Whether a protocol says anything of this subject: pixels aren't trained, baselines have no paper."""
-        name = self.subject.name
-        if protocol == "linear_paper":
-            return name == "trained"
-        if protocol in ("semi1", "semi10", "finetune"):
-            return name != "raw_pixels"
-        return True
+    def measure(self, name: str, settings: Any) -> list[Result]:
+        """Measure by one protocol, on all processes.
+
+        Args:
+            name: Of the protocol.
+            settings: Its settings.
+
+        Returns:
+            `list[Result]`: complete on the main process; empty for a subject that the protocol can't measure.
+
+        Raises:
+            ValueError: If the protocol returns a metric that it doesn't declare.
+        """
+        protocol = find_protocol(name)
+        if self.subject.name not in protocol.subjects:
+            return []
+        start = time.perf_counter()
+        results = protocol.measure(self, settings)
+        seconds = round(time.perf_counter() - start, 2)
+        if undeclared := {result.metric for result in results} - {metric.name for metric in protocol.metrics}:
+            raise ValueError(f"protocol {name!r} returned {undeclared}: declare them in `metrics` of its `PROTOCOL`")
+        return [replace(result, wall_seconds=seconds) for result in results]
 
     @property
     def num_classes(self) -> int:
@@ -115,13 +136,25 @@ class Evaluation:
         metric: str,
         value: float,
         protocol: dict[str, Any],
-        seconds: float,
         *,
+        num_answers: int | None = None,
         interval: tuple[float, float] | None = None,
         details: dict[str, Any] | None = None,
         learned: bool = True,
     ) -> Result:
-        """A result with its provenance."""
+        """A result with its provenance.
+
+        Args:
+            metric: Name of a metric that the protocol declares.
+            value: What was measured.
+            protocol: Name and every setting that changes the number.
+            num_answers (*optional*): Of which `value` is the share that is right; gives the interval.
+            interval (*optional*): 95 % interval, for a value that is no such share.
+            details (*optional*): What was chosen or counted on the way.
+            learned: Whether anything was learned from the training split.
+        """
+        if num_answers is not None:
+            interval = accuracy_interval(value, num_answers)
         return Result(
             metric=metric,
             value=value,
@@ -130,19 +163,11 @@ class Evaluation:
             data=describe_data(self.train if learned else None, self.test),
             seed=self.subject.seed,
             images_seen=self.subject.images_seen,
-            wall_seconds=round(seconds, 2),
+            wall_seconds=0.0,  # `measure` knows
             **self._provenance,
             interval=None if interval is None else [round(bound, 5) for bound in interval],
             details=details,
         )
-
-
-def plain_parameters(settings: Any) -> dict[str, Any]:
-    """Parameters as JSON has them."""
-    return {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(settings).items()
-    }
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -21,11 +22,12 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
+import bar  # noqa: E402
 import gradio as gr  # noqa: E402
 from markup import ASSETS, asset  # noqa: E402
-from pages import bar, clusters, compare, health, map, query  # noqa: E402
+from registry import all_settings, find_pages  # noqa: E402
 from shell import App  # noqa: E402
-from view import VIEW, Visitor, changed  # noqa: E402
+from view import Visitor, changed  # noqa: E402
 
 from ssl_zoo.explore.models import check_data_name, check_model_name, visitor_words  # noqa: E402
 from ssl_zoo.explore.offers import models_at_hand  # noqa: E402
@@ -33,34 +35,30 @@ from ssl_zoo.explore.workbench import ExploreError, Request, Rules, Workbench  #
 
 
 MODELS = HERE / "models"
-PAGES = {
-    "clusters": ("Clusters", clusters.build),
-    "map": ("Map", map.build),
-    "query": ("Try an image", query.build),
-    "compare": ("Compare", compare.build),
-    "health": ("Health", health.build),
-}
 
-# Gradio's page also selects its first tab by itself, when it is built: that isn't what the address may ask for.
+# Gradio's page selects its first tab by itself when it is built, whatever page the address names.
 _BY_HAND = "(visitor, _) => [visitor, window.sslZooTouched ? 'by hand' : '']"
 _FIRST = "mira-embedded"  # trained on the embedded images
 _log = logging.getLogger("space")
 
 
 def build(bench: Workbench, default: Request) -> gr.Blocks:
-    """Lay out the page."""
+    """Lay out the bar and the pages."""
+    pages = find_pages()
+    settings = all_settings(pages)
+    visitor = Visitor({name: setting.default for name, setting in settings.items()})
     with gr.Blocks(title="ssl_zoo: clusters", fill_width=True, analytics_enabled=False, delete_cache=(60, 60)) as demo:
         gr.HTML("<h1>What does the model think belongs together?</h1>", elem_id="title", container=False)
-        tabs = gr.Tabs(selected=VIEW["page"], elem_id="pages", overflow_behavior="wrap", render=False)
+        tabs = gr.Tabs(selected=next(iter(pages)), elem_id="pages", overflow_behavior="wrap", render=False)
         address = gr.Textbox(visible="hidden", elem_id="address", label="Address")
-        app = App(bench, gr.State(Visitor()), tabs, address)
+        app = App(bench, gr.State(visitor), tabs, address, pages, settings)
         with gr.Column(elem_id="bar") as top:
             pass
         tabs.render()
         with tabs:
-            for name, (title, page) in PAGES.items():
-                with gr.Tab(title, id=name) as tab:
-                    page(app)
+            for name, page in pages.items():
+                with gr.Tab(page.title, id=name) as tab:
+                    page.build(replace(app, page=name))
                 app.set(tab.select, partial(_turned, name), address, js=_BY_HAND)
         with top:
             bar.build(app, demo, default)
@@ -69,7 +67,7 @@ def build(bench: Workbench, default: Request) -> gr.Blocks:
 
 
 def _turned(page: str, view: Mapping[str, str], how: str) -> Mapping[str, str]:
-    """What a visitor changes who turns to a page."""
+    """What a click on a tab changes."""
     return changed(view, page=page) if how else view
 
 

@@ -6,22 +6,31 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
-from markup import PLAIN, asset, escape, note, plural
+from markup import PLAIN, asset, escape, note, plural, thumbnail
 from shell import App
-from view import READING, VIEW, changed, texts
+from view import READING, Setting, changed, texts
 
 from ssl_zoo.explore.clusters import Cluster, Clustering
 from ssl_zoo.explore.palette import color_of
-from ssl_zoo.explore.pictures import data_uri, spaced, strip
+from ssl_zoo.explore.pictures import spaced, strip
 from ssl_zoo.explore.workbench import ExploreError
 
+
+TITLE, ORDER = "Clusters", 10
+SETTINGS = {
+    "sort": Setting("size"),
+    "find": Setting(),
+    "only": Setting(),  # "1": dead and over-full clusters only
+    "at": Setting("1", of_model=True),  # page of cards
+    "cluster": Setting(of_model=True),  # the open one
+}
 
 _PER_PAGE = 24
 _COLUMNS, _ROWS, _SIDE = 6, 2, 72
 _SHOWN = 24  # most and least confident images of an open cluster
 _BARS = 12
 
-# What a visitor chooses -> what is sorted by, and whether the largest comes first.
+# Value of `sort` -> its name in the list, the attribute of a cluster, and whether the largest comes first.
 ORDERS: dict[str, tuple[str, str, bool]] = {
     "size": ("largest", "size", True),
     "-size": ("smallest", "size", False),
@@ -33,14 +42,14 @@ ORDERS: dict[str, tuple[str, str, bool]] = {
     "entropy": ("most mixed classes (entropy)", "entropy", True),
     "number": ("by number", "number", False),
 }
-_OF_CLASSES = ("purity", "entropy")  # orders that need labels
+_OF_CLASSES = ("purity", "entropy")  # attributes that need classes
 
 
 def build(app: App) -> None:
     """Lay out the page."""
     with gr.Row(elem_classes="controls"):
         sort = gr.Dropdown(
-            [(words, key) for key, (words, _, _) in ORDERS.items()],
+            [(title, key) for key, (title, _, _) in ORDERS.items()],
             value="size",
             label="Sort",
             elem_id="sort",
@@ -63,68 +72,60 @@ def build(app: App) -> None:
 
     def restore(request: Mapping[str, str], view: Mapping[str, str]) -> list[object]:
         has_classes = bool(request) and bool((app.explained(request).gallery.labels >= 0).any())
-        orders = [(words, key) for key, (words, by, _) in ORDERS.items() if has_classes or by not in _OF_CLASSES]
+        orders = [(title, key) for key, (title, by, _) in ORDERS.items() if has_classes or by not in _OF_CLASSES]
+        order = view["sort"] if view["sort"] in dict(orders).values() else SETTINGS["sort"].default
         return [
-            gr.update(value=view["sort"] if view["sort"] in dict(orders).values() else VIEW["sort"], choices=orders),
-            gr.update(value=view.get("find", "")),
-            gr.update(value="only" in view),
+            gr.update(value=order, choices=orders),
+            gr.update(value=view["find"]),
+            gr.update(value=bool(view["only"])),
         ]
 
-    app.draw("clusters", restore, [sort, find, only], uses=())
-    app.draw("clusters", partial(_detail, app), detail, uses=(*READING, "cluster"))
-    app.draw("clusters", partial(_cards, app), cards, uses=(*READING, "sort", "find", "only", "at"))
+    app.draw(restore, [sort, find, only], uses=())
+    app.draw(partial(_detail, app), detail, uses=(*READING, "cluster"))
+    app.draw(partial(_cards, app), cards, uses=(*READING, "sort", "find", "only", "at"))
     app.set(sort.input, partial(_listed, "sort"), sort)
-    app.set(find.change, partial(_listed, "find"), find)  # gradio's `input` doesn't hear of deleted letters
+    app.set(find.change, partial(_listed, "find"), find)  # gradio's `input` misses deleted letters
     app.set(only.input, partial(_listed, "only"), only)
     for widget in (cards, detail):
         app.choose(widget.select, _choose)
-    gr.api(_endpoint(app), api_name="clusters")
 
-
-def _listed(name: str, view: Mapping[str, str], value: Any) -> Mapping[str, str]:
-    """Another choice of cards starts at its first page; that a control was only left changes nothing."""
-    text = str(value or "").strip() if not isinstance(value, bool) else "1" if value else ""
-    return view if text == view.get(name, "") else changed(view, **{name: text}, at=1)
-
-
-def _endpoint(app: App) -> Any:
     def clusters(request: dict[str, str], view: dict[str, str] | None = None) -> list[dict[str, Any]]:
-        """List the clusters as the page does, dead ones too.
+        """List the clusters in the order of the page, dead ones included.
 
         Args:
             request: What to open, as in the page's address: model, data, split, images.
             view: Head, mode, temperature, sort and find, as in the page's address.
         """
         settings = texts(view)
-        try:
-            found = app.clustering(texts(request), settings)
-            _, sort, descending = ORDERS.get(settings.get("sort", ""), ORDERS["size"])
-            listed = found.ordered(sort, descending=descending, text=settings.get("find", ""))  # type: ignore[arg-type]
-        except ExploreError as error:
-            raise gr.Error(str(error), print_exception=False) from None
-        return [asdict(cluster) for cluster in listed]
+        return [asdict(cluster) for cluster in _ordered(app.clustering(texts(request), settings), settings)]
 
-    return clusters
+    app.endpoint(clusters)
+
+
+def _listed(name: str, view: Mapping[str, str], value: Any) -> Mapping[str, str]:
+    """Another choice of cards starts at its first page; a control that is only left changes nothing."""
+    text = str(value or "").strip() if not isinstance(value, bool) else "1" if value else ""
+    return view if text == view[name] else changed(view, **{name: text}, at=1)
 
 
 def _choose(view: Mapping[str, str], event: gr.EventData) -> dict[str, str]:
     """What a click on a card, on a link to a cluster or on a page number changes."""
-    found = {name: getattr(event, name, None) for name in ("cluster", "at")}
-    return changed(view, **{name: value for name, value in found.items() if value is not None})
+    clicked = {name: getattr(event, name, None) for name in ("cluster", "at")}
+    return changed(view, **{name: value for name, value in clicked.items() if value is not None})
+
+
+def _ordered(clustering: Clustering, view: Mapping[str, str]) -> list[Cluster]:
+    """The clusters that a visitor searched for, sorted."""
+    _, sort, descending = ORDERS.get(view.get("sort", ""), ORDERS["size"])
+    return clustering.ordered(sort, descending=descending, text=view.get("find", ""))  # type: ignore[arg-type]
 
 
 def _cards(app: App, request: Mapping[str, str], view: Mapping[str, str]) -> str:
-    try:
-        found = app.clustering(request, view)
-        _, sort, descending = ORDERS.get(view["sort"], ORDERS["size"])
-        clusters = found.ordered(sort, descending=descending, text=view.get("find", ""))  # type: ignore[arg-type]
-    except ExploreError as error:
-        return note(str(error), kind="error" if request else "empty")
-    # Dead clusters have nothing to show among others; they are there when they are asked for.
-    only, text = "only" in view, view.get("find", "")
+    clustering, only, text = app.clustering(request, view), view["only"], view["find"]
+    # Dead clusters have nothing to show beside others: they are listed when a visitor searches for them.
     clusters = [
         cluster
-        for cluster in clusters
+        for cluster in _ordered(clustering, view)
         if (not only or cluster.is_dead or cluster.is_overfull) and (only or text or not cluster.is_dead)
     ]
     if not clusters:
@@ -133,14 +134,14 @@ def _cards(app: App, request: Mapping[str, str], view: Mapping[str, str]) -> str
     pages = -(-len(clusters) // _PER_PAGE)
     at = min(max(int(view["at"]) if view["at"].isdecimal() else 1, 1), pages)
     part = clusters[(at - 1) * _PER_PAGE : at * _PER_PAGE]
-    items = "".join(f"<li>{_card(found, cluster)}</li>" for cluster in part)
-    words = f"{plural(len(clusters), 'cluster')}" + (f", page {at} of {pages}" if pages > 1 else "")
-    return f'<p class="count" role="status">{words}</p><ul class="cards">{items}</ul>{_pager(at, pages)}'
+    items = "".join(f"<li>{_card(clustering, cluster)}</li>" for cluster in part)
+    count = f"{plural(len(clusters), 'cluster')}" + (f", page {at} of {pages}" if pages > 1 else "")
+    return f'<p class="count" role="status">{count}</p><ul class="cards">{items}</ul>{_pager(at, pages)}'
 
 
-def _card(found: Clustering, cluster: Cluster) -> str:
-    gallery = found.explained.gallery
-    numbers = spaced(found.members(cluster.number).tolist(), _COLUMNS * _ROWS)
+def _card(clustering: Clustering, cluster: Cluster) -> str:
+    gallery = clustering.explained.gallery
+    numbers = spaced(clustering.members(cluster.number).tolist(), _COLUMNS * _ROWS)
     picture = '<div class="blank">no image</div>'
     if numbers:
         alt = f"{len(numbers)} images of cluster {cluster.number}" + _mostly(cluster)
@@ -148,11 +149,11 @@ def _card(found: Clustering, cluster: Cluster) -> str:
             f'<img src="{strip(gallery, numbers, columns=_COLUMNS, rows=_ROWS, side=_SIDE)}" alt="{escape(alt)}" '
             f'width="{_COLUMNS * _SIDE}" height="{_ROWS * _SIDE}">'
         )
-    words = [plural(cluster.size, "image")]
+    facts = [plural(cluster.size, "image")]
     if cluster.majority is not None:
-        words.append(f"{escape(cluster.majority_name)} {100 * (cluster.purity or 0):.0f} %")
+        facts.append(f"{escape(cluster.majority_name)} {100 * (cluster.purity or 0):.0f} %")
     if cluster.confidence is not None:
-        words.append(f"conf. {cluster.confidence:.2f}")
+        facts.append(f"conf. {cluster.confidence:.2f}")
     bar = ""
     if cluster.purity is not None and cluster.majority is not None:
         bar = (
@@ -161,8 +162,8 @@ def _card(found: Clustering, cluster: Cluster) -> str:
         )
     return (
         f'<button type="button" class="card" data-cluster="{cluster.number}" '
-        f'aria-label="{escape(_summary(cluster))}" title="{" · ".join(words)}">{picture}'
-        f'<span class="line"><b>#{cluster.number}</b>{_marks(cluster)}<span>{" · ".join(words)}</span></span>'
+        f'aria-label="{escape(_summary(cluster))}" title="{" · ".join(facts)}">{picture}'
+        f'<span class="line"><b>#{cluster.number}</b>{_marks(cluster)}<span>{" · ".join(facts)}</span></span>'
         f"{bar}</button>"
     )
 
@@ -199,14 +200,14 @@ def _pager(at: int, pages: int) -> str:
 
 
 def _detail(app: App, request: Mapping[str, str], view: Mapping[str, str]) -> str:
-    number = view.get("cluster", "")
+    number = view["cluster"]
     if not request or not number:
         return ""
     try:
-        found = app.clustering(request, view)
+        clustering = app.clustering(request, view)
         if not (number.isascii() and number.isdecimal()):
-            raise ExploreError(f"A cluster is named by its number, got '{number}'.")
-        return _open(found, found[int(number)])
+            raise ExploreError(f"A cluster is named by its number, got '{number}'")
+        return _open(clustering, clustering[int(number)])
     except ExploreError as error:
         return f'<section class="detail">{_close()}{note(str(error), kind="error")}</section>'
 
@@ -215,8 +216,8 @@ def _close() -> str:
     return '<button type="button" class="close" data-cluster="" aria-label="Close the cluster">&times;</button>'
 
 
-def _open(found: Clustering, cluster: Cluster) -> str:
-    members = found.members(cluster.number).tolist()
+def _open(clustering: Clustering, cluster: Cluster) -> str:
+    members = clustering.members(cluster.number).tolist()
     facts = [plural(cluster.size, "image"), f"{100 * cluster.share:.1f} % of all"]
     if cluster.confidence is not None:
         facts.append(f"mean confidence {cluster.confidence:.2f}")
@@ -226,39 +227,31 @@ def _open(found: Clustering, cluster: Cluster) -> str:
     if cluster.is_dead:
         return (
             f'<section class="detail" aria-label="Cluster {cluster.number}">{head}'
-            f"{note('No image is in this cluster: none has it as its most probable one.')}</section>"
+            f"{note('No image is in this cluster: it is the most probable one of none.')}</section>"
         )
-    half = [("Most confident", members[:_SHOWN])]
+    rows = [("Most confident", members[:_SHOWN])]
     if len(members) > _SHOWN:
-        half.append(("Least confident", members[max(_SHOWN, len(members) - _SHOWN) :][::-1]))
+        rows.append(("Least confident", members[max(_SHOWN, len(members) - _SHOWN) :][::-1]))
     images = "".join(
-        f'<h3>{title}</h3><ul class="images">{"".join(_image(found, cluster, number) for number in numbers)}</ul>'
-        for title, numbers in half
+        f'<h3>{title}</h3><ul class="images">{"".join(_image(clustering, cluster, number) for number in numbers)}</ul>'
+        for title, numbers in rows
     )
+    aside = "".join(part(clustering, cluster) for part in (_classes, _confidences, _near))
     return (
         f'<section class="detail" aria-label="Cluster {cluster.number}">{head}<div class="columns">'
-        f"<div>{images}</div><aside>{_classes(found, cluster)}{_confidences(found, cluster)}{_near(found, cluster)}"
-        "</aside></div></section>"
+        f"<div>{images}</div><aside>{aside}</aside></div></section>"
     )
 
 
-def _image(found: Clustering, cluster: Cluster, number: int) -> str:
-    gallery = found.explained.gallery
-    label = int(gallery.labels[number])
-    words = (
-        f"{gallery.class_name(label)}, confidence {found.confidence[number]:.2f}"
-        if label >= 0
-        else (f"confidence {found.confidence[number]:.2f}")
-    )
-    other = " other" if label >= 0 and label != cluster.majority else ""
-    return (
-        f'<li class="{other.strip()}"><img src="{data_uri(gallery.small_images[number])}" width="96" height="96" '
-        f'alt="{escape(f"image {gallery.sample_ids[number]}, {words}")}" title="{escape(words)}"></li>'
-    )
+def _image(clustering: Clustering, cluster: Cluster, number: int) -> str:
+    gallery = clustering.explained.gallery
+    other = "other" if gallery.labels[number] >= 0 and gallery.labels[number] != cluster.majority else ""
+    picture = thumbnail(gallery, number, about=f"confidence {clustering.confidence[number]:.2f}")
+    return f'<li class="{other}">{picture}</li>'
 
 
-def _classes(found: Clustering, cluster: Cluster) -> str:
-    counts = found.class_histogram(cluster.number)
+def _classes(clustering: Clustering, cluster: Cluster) -> str:
+    counts = clustering.class_histogram(cluster.number)
     if not counts:
         return ""
     rows = "".join(
@@ -271,8 +264,8 @@ def _classes(found: Clustering, cluster: Cluster) -> str:
     return f'<h3>Classes</h3><table class="bars">{rows}</table>{rest if len(counts) > _BARS else ""}'
 
 
-def _confidences(found: Clustering, cluster: Cluster) -> str:
-    counts, edges = found.confidence_histogram(cluster.number)
+def _confidences(clustering: Clustering, cluster: Cluster) -> str:
+    counts, edges = clustering.confidence_histogram(cluster.number)
     highest = max(int(counts.max()), 1)
     bars = "".join(
         f'<rect x="{5 * place}" y="{40 - 40 * count / highest:.1f}" width="4.4" height="{40 * count / highest:.1f}">'
@@ -286,15 +279,15 @@ def _confidences(found: Clustering, cluster: Cluster) -> str:
     )
 
 
-def _near(found: Clustering, cluster: Cluster) -> str:
-    gallery = found.explained.gallery
+def _near(clustering: Clustering, cluster: Cluster) -> str:
+    gallery = clustering.explained.gallery
     items = ""
-    for near in found.nearest(cluster.number, limit=6):
-        picture = strip(gallery, found.members(near.number)[:4].tolist(), columns=4, rows=1, side=48)
-        words = escape(_mostly(found[near.number]).removeprefix(", mostly "))
+    for near in clustering.nearest(cluster.number, limit=6):
+        picture = strip(gallery, clustering.members(near.number)[:4].tolist(), columns=4, rows=1, side=48)
+        name = escape(_mostly(clustering[near.number]).removeprefix(", mostly "))
         items += (
             f'<li><button type="button" class="near" data-cluster="{near.number}" '
             f'aria-label="Open cluster {near.number}, cosine {near.cosine:.2f}"><img src="{picture}" width="192" '
-            f'height="48" alt=""><span>#{near.number} {words}</span><span>{near.cosine:.2f}</span></button></li>'
+            f'height="48" alt=""><span>#{near.number} {name}</span><span>{near.cosine:.2f}</span></button></li>'
         )
     return f'<h3>Nearest clusters, cosine of centres</h3><ul class="nearest">{items}</ul>' if items else ""

@@ -1,4 +1,4 @@
-"""Whether the model is in order: what is wrong in words, then the numbers and pictures behind it."""
+"""Whether the model is healthy: what is wrong in words, then the numbers and figures behind it."""
 
 from collections.abc import Mapping
 from functools import partial
@@ -9,8 +9,9 @@ from markup import PLAIN, escape, note, percent
 from shell import App
 
 from ssl_zoo.explore.health import Finding, Health, health
-from ssl_zoo.explore.workbench import ExploreError
 
+
+TITLE, ORDER = "Health", 50
 
 _LEVELS = {"bad": "wrong", "watch": "watch", "good": "in order"}
 
@@ -18,18 +19,15 @@ _LEVELS = {"bad": "wrong", "watch": "watch", "good": "in order"}
 def build(app: App) -> None:
     """Lay out the page."""
     page = gr.HTML(elem_id="health", js_on_load=None, **PLAIN)
-    app.draw("health", partial(_page, app), page)
+    app.draw(partial(_page, app), page)
 
 
 def _page(app: App, request: Mapping[str, str], view: Mapping[str, str]) -> str:
-    try:
-        found = health(app.clustering(request, view))
-    except ExploreError as error:
-        return note(str(error), kind="error" if request else "empty")
-    findings = "".join(_finding(finding) for finding in found.findings)
+    report = health(app.clustering(request, view))
+    findings = "".join(_finding(finding) for finding in report.findings)
     return (
-        f'<ul class="findings">{findings}</ul><div class="figures">{_sizes(found)}{_information(found)}'
-        f"{_spectrum(found)}{_confusion(found)}</div>"
+        f'<ul class="findings">{findings}</ul><div class="figures">{_sizes(report)}{_information(report)}'
+        f"{_spectrum(report)}{_confusion(report)}</div>"
     )
 
 
@@ -41,9 +39,9 @@ def _finding(finding: Finding) -> str:
     )
 
 
-def _sizes(found: Health) -> str:
-    counts, edges = found.size_histogram()
-    overfull = found.clustering.sizes.overfull
+def _sizes(report: Health) -> str:
+    counts, edges = report.size_histogram()
+    overfull = report.clustering.sizes.overfull
     marked = [place for place, low in enumerate(edges[:-1].tolist()) if low > overfull]
     return histogram(
         "Clusters by size",
@@ -55,15 +53,15 @@ def _sizes(found: Health) -> str:
     )
 
 
-def _information(found: Health) -> str:
-    most = found.largest_entropy
+def _information(report: Health) -> str:
+    most = report.largest_entropy
     rows = [
-        ("mean entropy of an image", found.mean_entropy),
-        ("entropy of the mean", found.marginal_entropy),
-        ("mutual information", found.mutual_information),
+        ("mean entropy of an image", report.mean_entropy),
+        ("entropy of the mean", report.marginal_entropy),
+        ("mutual information", report.mutual_information),
     ]
-    lines = "".join(meter(words, value, most, f"{value:.2f} nats, {_share(value, most)}") for words, value in rows)
-    features = found.features
+    lines = "".join(meter(name, value, most, f"{value:.2f} nats, {_share(value, most)}") for name, value in rows)
+    features = report.features
     rank = min(features.num_images, features.width)
     lines += meter("effective rank", features.effective_rank, rank, f"{features.effective_rank:.1f} of {rank}")
     lines += meter("cosine of two images", features.mean_cosine, 1, f"{features.mean_cosine:.2f}")
@@ -72,20 +70,20 @@ def _information(found: Health) -> str:
         lines += meter(
             "k-NN accuracy", accuracy, 1, f"{percent(accuracy)}, chance {percent(features.confusion.chance)}"
         )
-    if found.ami is not None:
-        lines += meter("AMI with the classes", found.ami, 1, f"{found.ami:.2f}")
-    words = (
-        f"Of at most ln {len(found.clustering)} = {most:.2f} nats. Mutual information is the entropy of the mean less "
-        "the mean entropy: what the clusters tell of an image."
+    if report.ami is not None:
+        lines += meter("AMI with the classes", report.ami, 1, f"{report.ami:.2f}")
+    explanation = (
+        f"The maximum is ln {len(report.clustering)} = {most:.2f} nats. Mutual information is the entropy of the mean "
+        "minus the mean entropy: what the cluster tells about an image."
     )
     return (
         f'<figure><figcaption>Information</figcaption><table class="bars wide">{lines}</table>'
-        f'<p class="small">{words}</p></figure>'
+        f'<p class="small">{explanation}</p></figure>'
     )
 
 
-def _spectrum(found: Health) -> str:
-    features = found.features
+def _spectrum(report: Health) -> str:
+    features = report.features
     title = "Eigenvalues of the features' covariance"
     if features.decay is not None:
         title += f", decay exponent {features.decay:.2f}"
@@ -94,13 +92,13 @@ def _spectrum(found: Health) -> str:
     )
 
 
-def _confusion(found: Health) -> str:
-    confusion = found.features.confusion
+def _confusion(report: Health) -> str:
+    confusion = report.features.confusion
     if confusion is None:
         return f"<figure><figcaption>Classes</figcaption>{note('These images have no labels.')}</figure>"
     counts, classes = confusion.table(limit=40)
     names = [
-        "all others" if label is None else found.clustering.explained.gallery.class_name(label) for label in classes
+        "all others" if label is None else report.clustering.explained.gallery.class_name(label) for label in classes
     ]
     return heat_map(
         f"Classes that {confusion.neighbors} neighbours vote for: {percent(confusion.accuracy)} right",

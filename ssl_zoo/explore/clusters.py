@@ -1,7 +1,5 @@
 """Pseudo-label clusters of a gallery: who is in them, how sure the model is, and what they say of the classes."""
 
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, NamedTuple, get_args
@@ -15,6 +13,7 @@ from ssl_zoo.evaluation.metrics.clustering import normalized_mutual_information
 from ssl_zoo.explore.class_table import ClassTable
 from ssl_zoo.explore.distributions import Mode, check_settings, distributions, modes, probabilities
 from ssl_zoo.explore.preparation import Explained
+from ssl_zoo.explore.recent import Recent
 from ssl_zoo.explore.workbench import ExploreError
 
 
@@ -24,7 +23,6 @@ Sort = Literal["size", "purity", "confidence", "entropy", "uncertainty", "number
 Floats = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
 
-_KEPT = 16
 _HELD_SHARE = 0.1
 
 
@@ -256,8 +254,7 @@ class Clustering:
         return np.compress(exact if any(exact) else partly, self.classes.present)
 
 
-_kept: OrderedDict[tuple[str, int, str, float], Clustering] = OrderedDict()
-_kept_lock = threading.Lock()
+_recent = Recent[Clustering](16)
 
 
 def clustering(explained: Explained, *, head: int = 0, mode: Mode = "softmax", temperature: float = 1.0) -> Clustering:
@@ -280,13 +277,4 @@ def clustering(explained: Explained, *, head: int = 0, mode: Mode = "softmax", t
     check_settings(explained, head, mode, temperature)
     temperature = float(f"{temperature:.3g}")
     key = str(explained.folder), head, mode, temperature
-    with _kept_lock:
-        found = _kept.get(key)
-    if found is None:
-        found = Clustering(explained, head, mode, temperature)
-    with _kept_lock:
-        _kept[key] = found
-        _kept.move_to_end(key)
-        while len(_kept) > _KEPT:
-            _kept.popitem(last=False)
-    return found
+    return _recent.get_or_make(key, lambda: Clustering(explained, head, mode, temperature))

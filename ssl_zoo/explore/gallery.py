@@ -96,6 +96,10 @@ class Gallery:
             return "no label"
         return self.class_names[label] if self.class_names else f"class {label}"
 
+    def class_of(self, number: int) -> str:
+        """Name of an image's class; empty when it has none."""
+        return self.class_name(int(self.labels[number])) if self.labels[number] >= 0 else ""
+
     @property
     def has_labels(self) -> bool:
         """Whether every image has a class."""
@@ -138,7 +142,7 @@ def open_gallery(request: GalleryRequest, cache: Path) -> Generator[Step, None, 
     Raises:
         DataError: The images can't be found or read, none is readable, or a row names a file outside the data set.
     """
-    yield Step(0, request.num_images, f"opening {request.path}")
+    yield Step(0, request.num_images, "opening the data set")
     config = {key: value for key, value in asdict(request).items() if key != "num_images"}
     source = open_source(DataConfig(**config, max_rows=request.num_images))
     key = json.dumps([source.identity, source.image_column, source.label_column, THUMBNAIL])
@@ -173,7 +177,7 @@ def _fetch(request: GalleryRequest, source: ImageSource, folder: Path) -> Genera
                 )
         with replace_atomically(file, concurrent=True) as partial:
             pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), partial)
-        yield Step(stop, total, f"fetching images of {request.path}")
+        yield Step(stop, total, "fetching images")
     if corrupt == total:
         shutil.rmtree(folder)
         raise DataError(f"None of the first {total} rows of {request.path!r} holds a readable image.")

@@ -7,7 +7,6 @@ that it can say how far it is and be stopped. Principal components are the fallb
 
 import threading
 import time
-from collections import OrderedDict
 from collections.abc import Generator
 from dataclasses import dataclass
 from functools import cache
@@ -112,7 +111,7 @@ class Maps:
 
     def __init__(self, *, kept: int = 2) -> None:
         self._most = kept
-        self._work: OrderedDict[tuple[str, str], Generator[Step, None, Map]] = OrderedDict()
+        self._work: dict[tuple[str, str], Generator[Step, None, Map]] = {}  # the least recently asked for first
         self._busy = threading.Lock()  # a library may use all cores, and not all of them can work in two threads
 
     def advance(
@@ -149,7 +148,7 @@ class Maps:
                 return finished
             self._work[key] = work
             while len(self._work) > self._most:
-                self._work.popitem(last=False)[1].close()
+                self._work.pop(next(iter(self._work))).close()
             return step
         finally:
             self._busy.release()

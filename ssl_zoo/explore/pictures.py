@@ -2,22 +2,19 @@
 
 import base64
 import io
-import threading
-from collections import OrderedDict
 from collections.abc import Sequence
 
 from PIL import Image
 
 from ssl_zoo.explore.gallery import THUMBNAIL, Gallery
+from ssl_zoo.explore.recent import Recent
 
 
 __all__ = ["data_uri", "spaced", "strip"]
 
 _QUALITY = 78
-_MOST_KEPT = 1000  # about 10 kB each
 
-_kept: OrderedDict[tuple[str, tuple[int, ...], int, int, int], str] = OrderedDict()
-_kept_lock = threading.Lock()
+_recent = Recent[str](1000)  # about 10 kB each
 
 
 def data_uri(file: bytes, kind: str = "jpeg") -> str:
@@ -43,21 +40,17 @@ def strip(gallery: Gallery, numbers: Sequence[int], *, columns: int, rows: int, 
         rows (`int`): Rows of images; places without one are transparent.
         side (`int`): Of a small picture, in pixels.
     """
-    key = gallery.identity, tuple(numbers[: columns * rows]), columns, rows, side
-    with _kept_lock:
-        known = _kept.get(key)
-    if known is not None:
-        return known
+    shown = tuple(numbers[: columns * rows])
+    key = gallery.identity, shown, columns, rows, side
+    return _recent.get_or_make(key, lambda: _draw_strip(gallery, shown, columns, rows, side))
+
+
+def _draw_strip(gallery: Gallery, numbers: Sequence[int], columns: int, rows: int, side: int) -> str:
     sheet = Image.new("RGBA", (columns * side, rows * side))
-    for place, number in enumerate(key[1]):
+    for place, number in enumerate(numbers):
         with Image.open(io.BytesIO(gallery.small_images[number])) as small:
             small.draft("RGB", (side, side))
             sheet.paste(small.resize((side, side)), (place % columns * side, place // columns * side))
     buffer = io.BytesIO()
     sheet.save(buffer, "WEBP", quality=_QUALITY, method=2)  # 3 ms, and a third smaller than JPEG
-    found = data_uri(buffer.getvalue(), "webp")
-    with _kept_lock:
-        _kept[key] = found
-        while len(_kept) > _MOST_KEPT:
-            _kept.popitem(last=False)
-    return found
+    return data_uri(buffer.getvalue(), "webp")

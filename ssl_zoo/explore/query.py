@@ -1,4 +1,4 @@
-"""One image against a gallery: its clusters, the images most like it, and where changed views of it land."""
+"""One image against a gallery: its clusters, the most similar images, and the clusters of augmented views."""
 
 import random
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ from ssl_zoo.explore.preparation import Explained, Explorer
 from ssl_zoo.loading.models import ModelLoadError, find_file
 
 
-__all__ = ["Found", "Hit", "Landing", "Neighbour", "Views", "augmented", "look_at", "model_picture"]
+__all__ = ["AugmentedViews", "Hit", "ImageReport", "Landing", "Neighbor", "augmented", "look_at", "model_picture"]
 
 MAX_VIEWS = 12
 
@@ -33,7 +33,7 @@ class Hit(NamedTuple):
     probability: float
 
 
-class Neighbour(NamedTuple):
+class Neighbor(NamedTuple):
     """An image of the gallery, its cosine similarity and its cluster."""
 
     image: int
@@ -42,7 +42,7 @@ class Neighbour(NamedTuple):
 
 
 class Landing(NamedTuple):
-    """A changed view: its pixels, its cluster with the probability, and its similarity to the unchanged image."""
+    """An augmented view: its pixels, its cluster with the probability, and its similarity to the image."""
 
     picture: Image.Image
     cluster: int
@@ -51,33 +51,33 @@ class Landing(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Found:
-    """What a model says of an image.
+class ImageReport:
+    """Where an image lies among the clusters and the images of a gallery.
 
     Attributes:
         features (`numpy.ndarray` of shape `(width,)`): float32, of unit length.
         probabilities (`numpy.ndarray` of shape `(clusters,)`): float32, sum to 1.
         hits (`list` of [`Hit`]): The most probable clusters, the most probable first.
-        neighbours (`list` of [`Neighbour`]): The most similar images of the gallery, the most similar first.
+        neighbors (`list` of [`Neighbor`]): The most similar images of the gallery, the most similar first.
         entropy (`float`): Of `probabilities`, in nats.
     """
 
     features: npt.NDArray[np.float32]
     probabilities: npt.NDArray[np.float32]
     hits: list[Hit]
-    neighbours: list[Neighbour]
+    neighbors: list[Neighbor]
     entropy: float
 
 
 @dataclass(frozen=True)
-class Views:
-    """Where changed views of an image land.
+class AugmentedViews:
+    """The clusters of augmented views of an image.
 
     Attributes:
         landings (`list` of [`Landing`]): One per view.
-        cluster (`int`): Cluster of the unchanged image.
-        stay (`int`): Views that are in that cluster, too.
-        of_recipe (`bool`): Whether the views are changed as in the model's own training; else as SimCLR does.
+        cluster (`int`): Cluster of the image itself.
+        stay (`int`): Number of views in that cluster.
+        of_recipe (`bool`): Whether the augmentation is that of the model's own recipe; else it is SimCLR's.
     """
 
     landings: list[Landing]
@@ -92,42 +92,42 @@ def look_at(
     clustering: Clustering,
     *,
     num_clusters: int = 10,
-    num_neighbours: int = 12,
-    known: int | None = None,
-) -> Found:
-    """Find an image's clusters and the images of the gallery that are most like it.
+    num_neighbors: int = 12,
+    gallery_number: int | None = None,
+) -> ImageReport:
+    """Find the clusters of an image and the most similar images of the gallery.
 
     Args:
         image (`PIL.Image.Image`): RGB.
         explorer ([`Explorer`]): The model that the gallery was prepared with.
         clustering ([`Clustering`]): Of the gallery: head, mode and temperature are its.
-        num_clusters: Clusters to name.
-        num_neighbours: Images to name.
-        known: Number of the image in the gallery, if it is one of it: it isn't named as its own neighbour.
+        num_clusters: Clusters to return.
+        num_neighbors: Neighbours to return.
+        gallery_number: Number of the image in the gallery, if it is one of it: it is no neighbour of its own.
 
     Returns:
-        [`Found`].
+        [`ImageReport`].
     """
     features, scores = _look(explorer.view(image)[0].unsqueeze(0), explorer, clustering)
     probabilities = clustering.probabilities(scores)[0].numpy()
     hits = [Hit(number, float(probabilities[number])) for number in _largest(probabilities, num_clusters)]
     similarities = clustering.explained.unit_features @ features[0]
-    if known is not None:
-        similarities[known] = -np.inf
-        num_neighbours = min(num_neighbours, len(similarities) - 1)
-    neighbours = [
-        Neighbour(number, float(similarities[number]), int(clustering.labels[number]))
-        for number in _largest(similarities, num_neighbours)
+    if gallery_number is not None:
+        similarities[gallery_number] = -np.inf
+        num_neighbors = min(num_neighbors, len(similarities) - 1)
+    neighbors = [
+        Neighbor(number, float(similarities[number]), int(clustering.labels[number]))
+        for number in _largest(similarities, num_neighbors)
     ]
     positive = probabilities[probabilities > 0].astype(np.float64)
     entropy = abs(float((positive * np.log(positive)).sum()))
-    return Found(features[0], probabilities, hits, neighbours, entropy)
+    return ImageReport(features[0], probabilities, hits, neighbors, entropy)
 
 
 def augmented(
     image: Image.Image, explorer: Explorer, clustering: Clustering, *, num_views: int = 6, seed: int = 0
-) -> Views:
-    """Change an image as training does, several times over, and see where each view lands.
+) -> AugmentedViews:
+    """Augment an image several times as in training, and find the cluster of each view.
 
     The views are the global ones of the model's recipe where it has one (of multi-crop, the local ones are left out),
     else SimCLR's (https://huggingface.co/papers/2002.05709); all at the size that the model wants its images in.
@@ -140,17 +140,17 @@ def augmented(
         seed: The same seed gives the same views.
 
     Returns:
-        [`Views`].
+        [`AugmentedViews`].
 
     Raises:
         ValueError: `num_views` is out of range.
     """
     if not 1 <= num_views <= MAX_VIEWS:
         raise ValueError(f"`num_views` must be from 1 to {MAX_VIEWS}, got {num_views}")
-    own = _recipe_views(explorer.name, explorer.revision, explorer.fingerprint)
-    maker = MultiView(_adapted(own or _simclr_views(explorer.view.size), explorer.view, num_views))
-    crops = maker.crop(image.convert("RGB"), random.Random(seed))
-    batch = torch.stack([explorer.view(image)[0], *maker(image, seed=seed)])
+    recipe_views = _recipe_views(explorer.name, explorer.revision, explorer.fingerprint)
+    transform = MultiView(_adapted(recipe_views or _simclr_views(explorer.view.size), explorer.view, num_views))
+    crops = transform.crop(image.convert("RGB"), random.Random(seed))
+    batch = torch.stack([explorer.view(image)[0], *transform(image, seed=seed)])
     features, scores = _look(batch, explorer, clustering)
     best = clustering.probabilities(scores).max(dim=1)
     similarities = features @ features[0]
@@ -161,7 +161,8 @@ def augmented(
         for row, crop in enumerate(crops, start=1)
     ]
     cluster = int(best.indices[0])
-    return Views(landings, cluster, sum(each.cluster == cluster for each in landings), own is not None)
+    stay = sum(each.cluster == cluster for each in landings)
+    return AugmentedViews(landings, cluster, stay, of_recipe=recipe_views is not None)
 
 
 def model_picture(image: Image.Image, explorer: Explorer) -> Image.Image:
@@ -219,4 +220,4 @@ def _recipe_views(name: str, revision: str | None, fingerprint: str) -> ViewsCon
         recipe: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
         return ViewsConfig(**recipe["views"])
     except (ModelLoadError, DataError, OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
-        return None  # a recipe of another version, or none of ours: the fallback is said on the page
+        return None  # a recipe of another version, or of another library; the page names the fallback

@@ -1,23 +1,21 @@
 """What visitors look at together: models, galleries and what was computed of them, kept while they are used."""
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self
 
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.explore.gallery import Gallery, GalleryRequest, Step, open_gallery
 from ssl_zoo.explore.preparation import Explained, Explorer, load_explorer, prepare
+from ssl_zoo.explore.recent import Recent
 from ssl_zoo.loading.models import ModelLoadError
 
 
 __all__ = ["ExploreError", "NotReady", "Request", "Rules", "Workbench"]
 
 _KEPT_MODELS, _KEPT_GALLERIES, _KEPT_EXPLAINED = 4, 4, 8
-
-T = TypeVar("T")
 
 
 class ExploreError(ValueError):
@@ -41,6 +39,11 @@ class Rules:
     folders: tuple[Path, ...] = ()
     remote_code: bool = False
     max_images: int = 10_000
+
+    def name_of(self, place: str) -> str:
+        """A local folder as visitors name it: relative to the open folder that it is in."""
+        roots = (root for root in self.folders if Path(place).is_relative_to(root))
+        return next((str(Path(place).relative_to(root)) for root in roots), place)
 
 
 @dataclass(frozen=True)
@@ -106,27 +109,6 @@ class Request:
         )
 
 
-class _Recent(Generic[T]):
-    """The last few things that were used."""
-
-    def __init__(self, size: int) -> None:
-        self._size, self._kept, self._lock = size, OrderedDict[Any, T](), threading.Lock()
-
-    def get(self, key: Any) -> T | None:
-        with self._lock:
-            if key in self._kept:
-                self._kept.move_to_end(key)
-            return self._kept.get(key)
-
-    def put(self, key: Any, value: T) -> T:
-        with self._lock:
-            self._kept[key] = value
-            self._kept.move_to_end(key)
-            while len(self._kept) > self._size:
-                self._kept.popitem(last=False)
-        return value
-
-
 class Workbench:
     """Opens what visitors ask for, once for all of them.
 
@@ -149,9 +131,9 @@ class Workbench:
     ) -> None:
         self.cache, self.rules = cache, rules or Rules()
         self._resolve_model, self._resolve_data, self._words = resolve_model, resolve_data, words
-        self._explorers = _Recent[Explorer](_KEPT_MODELS)
-        self._galleries = _Recent[Gallery](_KEPT_GALLERIES)
-        self._explained = _Recent[Explained](_KEPT_EXPLAINED)
+        self._explorers = Recent[Explorer](_KEPT_MODELS)
+        self._galleries = Recent[Gallery](_KEPT_GALLERIES)
+        self._explained = Recent[Explained](_KEPT_EXPLAINED)
         self._busy = threading.Lock()  # two preparations at once would each be half as fast, and write the same files
 
     def open(self, request: Request) -> Generator[Step, None, Explained]:

@@ -1,7 +1,6 @@
 """Clusters of a gallery against loops over its images, and against MIRA's objective."""
 
 import math
-from collections import OrderedDict
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 
 from ssl_zoo.explore.clusters import clustering, modes
 from ssl_zoo.explore.preparation import _small
+from ssl_zoo.explore.recent import Recent
 from ssl_zoo.explore.workbench import ExploreError
 from tests.explore.made_explained import explain, make_gallery, sure_of
 
@@ -254,7 +254,7 @@ def test_clusterings_and_assignments_are_kept(explained, monkeypatch):
     assert clustering(explained, temperature=0.5) is clustering(explained, temperature=0.5)
     first = clustering(explained, mode="assignment")
     assert (explained.folder / "assignment-0.npz").is_file()
-    monkeypatch.setattr("ssl_zoo.explore.clusters._kept", OrderedDict())
+    monkeypatch.setattr("ssl_zoo.explore.clusters._recent", Recent(1))
     monkeypatch.setattr("ssl_zoo.explore.distributions.mira_assignment", None)
     second = clustering(explained, mode="assignment")
     assert second is not first
@@ -270,14 +270,6 @@ def test_each_head_has_its_own_assignment(explained):
         "assignment-0.npz",
         "assignment-1.npz",
     ]
-
-
-def test_few_clusterings_stay_in_memory(explained):
-    from ssl_zoo.explore.clusters import _KEPT, _kept
-
-    for step in range(_KEPT + 5):
-        clustering(explained, temperature=1 + step / 10)
-    assert len(_kept) == _KEPT
 
 
 def test_one_cluster(tmp_path):

@@ -65,10 +65,10 @@ def test_what_loops_find(made, head, temperature):
         product = sum(a * b for a, b in zip(feature, other, strict=True))
         cosines.append(product / length / math.sqrt(sum(value * value for value in other)))
     nearest = sorted(range(IMAGES), key=lambda image: -cosines[image])[:12]
-    assert [each.image for each in found.neighbours] == nearest
-    assert [each.similarity for each in found.neighbours] == pytest.approx([cosines[i] for i in nearest], abs=1e-6)
+    assert [each.image for each in found.neighbors] == nearest
+    assert [each.similarity for each in found.neighbors] == pytest.approx([cosines[i] for i in nearest], abs=1e-6)
     labels = [int(np.argmax(made.scores[image, head].astype(np.float16))) for image in nearest]
-    assert [each.cluster for each in found.neighbours] == labels
+    assert [each.cluster for each in found.neighbors] == labels
     weights = [math.exp(float(value) / temperature) for value in score[head]]
     shares = [weight / sum(weights) for weight in weights]
     assert found.probabilities == pytest.approx(shares, rel=1e-5)
@@ -83,14 +83,14 @@ def test_an_image_of_the_gallery_is_found_where_it_is(made, mode):
     clusters = clustering(made.explained, mode=mode)
     for number in (0, 17, IMAGES - 1):
         found = look_at(picture(number), made.model, clusters)
-        assert found.neighbours[0].image == number
-        assert found.neighbours[0].similarity == pytest.approx(1, abs=1e-5)
-        assert found.hits[0].number == clusters.labels[number] == found.neighbours[0].cluster
+        assert found.neighbors[0].image == number
+        assert found.neighbors[0].similarity == pytest.approx(1, abs=1e-5)
+        assert found.hits[0].number == clusters.labels[number] == found.neighbors[0].cluster
         assert found.hits[0].probability == pytest.approx(float(clusters.confidence[number]), rel=5e-3)
-        others = look_at(picture(number), made.model, clusters, known=number, num_neighbours=IMAGES)
-        assert number not in [each.image for each in others.neighbours]
-        assert len(others.neighbours) == IMAGES - 1
-        assert others.neighbours[:11] == found.neighbours[1:12]
+        others = look_at(picture(number), made.model, clusters, gallery_number=number, num_neighbors=IMAGES)
+        assert number not in [each.image for each in others.neighbors]
+        assert len(others.neighbors) == IMAGES - 1
+        assert others.neighbors[:11] == found.neighbors[1:12]
 
 
 def test_an_assignment_is_what_one_more_image_of_a_large_gallery_gets(tmp_path):

@@ -2,10 +2,12 @@
 
 import copy
 import re
+import shutil
 import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import parse_qsl
@@ -31,11 +33,12 @@ def modules():
     before, patch = set(sys.modules), pytest.MonkeyPatch()
     patch.syspath_prepend(str(SPACE))
     import app
+    import pages
+    import registry
     import shell
     import view
-    from pages import bar, clusters, compare, health
 
-    yield SimpleNamespace(app=app, shell=shell, view=view, bar=bar, clusters=clusters, compare=compare, health=health)
+    yield SimpleNamespace(app=app, shell=shell, view=view, pages=pages, registry=registry)
     patch.undo()
     for name in set(sys.modules) - before:
         if Path(str(getattr(sys.modules[name], "__file__", ""))).is_relative_to(SPACE):
@@ -67,7 +70,7 @@ class Bench:
     def open(self, request: Request):
         found = self._find(request)
         if self.is_slow and request.model == "made":
-            yield Step(1, 40, f"looking at the images of {self.rules.folders[0]}/made")
+            yield Step(1, 40, "looking at the images of made")
         self.ready = True
         return found
 
@@ -82,7 +85,12 @@ def page(modules, tmp_path_factory):
     named = {block.elem_id: block for block in demo.blocks.values() if getattr(block, "elem_id", None)}
     events = {function.name: function.fn for function in demo.fns.values()}
     return SimpleNamespace(
-        demo=demo, parts=named, events=events, bench=bench, app=made[0], visitor=modules.view.Visitor
+        demo=demo,
+        parts=named,
+        events=events,
+        bench=bench,
+        app=made[0],
+        visitor=partial(modules.view.Visitor, made[0].defaults),
     )
 
 
@@ -111,7 +119,11 @@ def look(page, /, **view: str) -> dict:
 
 def test_all_pages_are_there(page):
     titles = [block.label for block in page.demo.blocks.values() if isinstance(block, gr.Tab)]
-    assert titles == ["Clusters", "Map", "Try an image", "Compare", "Health"]
+    assert titles == [page.title for page in page.app.pages.values()]
+    assert {path.stem for path in (SPACE / "pages").glob("[!_]*.py")} == set(page.app.pages)
+    assert [title for title in titles if title in ("Clusters", "Map", "Try an image", "Compare", "Health")] == [
+        *("Clusters", "Map", "Try an image", "Compare", "Health")
+    ]
     assert {"model", "data", "open", "cancel", "cluster-cards", "map", "query", "comparison", "health"} <= set(
         page.parts
     )
@@ -178,7 +190,7 @@ def test_another_model_starts_afresh(page, modules):
     visitor, _ = visit(page, head="1", cluster="3", sort="number", find="b")
     for _ in page.events["pressed"](visitor, "other", "", "made", *[""] * 6):
         pass
-    assert "cluster" not in visitor.view
+    assert visitor.view["cluster"] == ""
     assert (visitor.view["head"], visitor.view["sort"], visitor.view["find"]) == ("0", "number", "b")
 
 
@@ -282,10 +294,10 @@ def test_an_earlier_click_that_comes_later_is_left_out(page):
 
 
 def test_every_visitor_has_settings_of_their_own(modules):
-    one = modules.view.Visitor()
+    one = modules.view.Visitor({"sort": "size"})
     one.change(lambda view: {**view, "sort": "number"})
     other = copy.deepcopy(one)
-    assert other.view == modules.view.VIEW
+    assert other.view == {"sort": "size"}
     assert other.changing is not one.changing
 
 
@@ -318,3 +330,83 @@ def test_pictures_have_names(page):
         words = "".join(value for value in shown.values() if isinstance(value, str))
         assert all(" alt=" in tag for tag in re.findall(r"<img[^>]*>", words))
         assert all('role="img"' in tag and "aria-label=" in tag for tag in re.findall(r"<svg[^>]*>", words))
+
+
+TOY = """
+import gradio as gr
+from view import READING, Setting, changed
+
+TITLE, ORDER = "Toy", 25
+SETTINGS = {"letters": Setting("few"), "seen": Setting(in_address=False, of_model=True)}
+
+
+def build(app):
+    letters = gr.Textbox(label="Letters", elem_id="letters")
+    words = gr.HTML(elem_id="toy")
+    app.draw(lambda request, view: f"{len(app.clustering(request, view))} clusters, {view['letters']}", words,
+             uses=(*READING, "letters"))
+    app.set(letters.input, lambda view, value: changed(view, letters=value), letters)
+
+
+def prepare(app, request, view):
+    yield "preparing the toy"
+"""
+
+
+@pytest.fixture
+def toy(modules, tmp_path, monkeypatch):
+    """The pages of a copy of the folder, to which files may be added."""
+    folder = tmp_path / "pages"
+    shutil.copytree(SPACE / "pages", folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(modules.pages, "__path__", [str(folder)])
+    before = set(sys.modules)
+    yield folder
+    for name in set(sys.modules) - before:
+        del sys.modules[name]
+
+
+def test_a_new_page_is_one_file(modules, toy, tmp_path, monkeypatch):
+    """Its tab, its settings in the address, its parts and its preparation are there without another edit."""
+    (toy / "toy.py").write_text(TOY)
+    made = []
+    monkeypatch.setattr(modules.app, "App", lambda *parts: made.append(modules.shell.App(*parts)) or made[0])
+    demo = modules.app.build(Bench(tmp_path), Request(model="made", data="made"))
+    titles = [block.label for block in demo.blocks.values() if isinstance(block, gr.Tab)]
+    assert titles == ["Clusters", "Map", "Toy", "Try an image", "Compare", "Health"]
+    page = SimpleNamespace(
+        events={function.name: function.fn for function in demo.fns.values()},
+        visitor=partial(modules.view.Visitor, made[0].defaults),
+    )
+    visitor, shown = visit(page, tab="toy", letters="many", seen="1")
+    assert shown["toy"] == "6 clusters, many"
+    assert visitor.view["seen"] == "", "a setting that isn't of the address doesn't come from it"
+    assert dict(parse_qsl(shown["address"].partition("?")[2])) == {**OPEN, "tab": "toy", "letters": "many"}
+    visitor.change(lambda view: {**view, "seen": "1"})
+    progress = [
+        parts(changes).get("progress") for changes in page.events["pressed"](visitor, "other", "", "made", *[""] * 6)
+    ]
+    assert "preparing the toy" in progress
+    assert (visitor.view["letters"], visitor.view["seen"]) == ("many", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("TITLE = 'Toy'", "pages/toy.py is no page: it has no ORDER, build"),
+        (
+            TOY.replace('"letters": Setting', '"sort": Setting'),
+            "the setting 'sort' belongs to pages/clusters.py already",
+        ),
+        (TOY.replace('"letters": Setting', '"model": Setting'), "the setting 'model' belongs to all pages already"),
+    ],
+)
+def test_what_is_wrong_with_a_page_is_said(modules, toy, text, words):
+    (toy / "toy.py").write_text(text)
+    with pytest.raises(ValueError, match=words):
+        modules.registry.find_pages()
+
+
+def test_a_page_that_is_not_there_is_the_first(page):
+    visitor, shown = visit(page, tab="nothing")
+    assert visitor.view["page"] == "clusters"
+    assert shown["cluster-cards"]

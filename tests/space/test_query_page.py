@@ -48,29 +48,33 @@ def page(tmp_path_factory):
             raise NotReady(f"'{request.model}' is not open: press Open.")
         return explained
 
-    patch = pytest.MonkeyPatch()
+    before, patch = set(sys.modules), pytest.MonkeyPatch()
     patch.syspath_prepend(str(SPACE))
     uploads = folder / "uploads"
     uploads.mkdir()
     patch.setenv("GRADIO_TEMP_DIR", str(uploads))
     patch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     patch.setattr(tempfile, "tempdir", str(uploads))
+    import registry
     import shell
     import view
-    from pages import query
 
     with gr.Blocks() as demo:
         bench = SimpleNamespace(get=get, open=lambda request: iter([get(request)]), explorer=lambda request: model)
-        app = shell.App(bench, gr.State(view.Visitor()), gr.Tabs(), gr.Textbox())
-        query.build(app)
+        found = registry.find_pages()
+        app = shell.App(
+            bench, gr.State(view.Visitor({})), gr.Tabs(), gr.Textbox(), found, registry.all_settings(found)
+        )
+        found["query"].build(app)
         app.connect()
     _, address, _ = demo.launch(prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, max_file_size=1)
     (widget,) = [block for block in demo.blocks.values() if getattr(block, "elem_id", None) == "query"]
     yield SimpleNamespace(address=address, widget=widget, uploads=uploads)
     demo.close()
     patch.undo()
-    for name in ("shell", "markup", "view", "pages", "pages.query"):
-        sys.modules.pop(name, None)
+    for name in set(sys.modules) - before:
+        if Path(str(getattr(sys.modules[name], "__file__", ""))).is_relative_to(SPACE):
+            del sys.modules[name]
 
 
 def post(page, path: str, body: bytes, kind: str) -> tuple[int, bytes]:
@@ -111,7 +115,7 @@ def test_an_image_of_the_gallery(page):
 @pytest.mark.parametrize(
     ("question", "words"),
     [
-        ({"image": png(picture(1))}, "Nothing is open yet"),
+        ({"image": png(picture(1))}, "Nothing is open"),
         ({"image": png(picture(1)), "request": {"model": "other"}}, "'other' is not open"),
         ({"image": png(picture(1)), "request": OPEN, "view": {"head": "9"}}, "no head 9"),
         ({"image": png(picture(1)), "request": OPEN, "view": {"head": "x"}}, "must be numbers"),

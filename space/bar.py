@@ -1,16 +1,16 @@
-"""The bar above the pages: what to open, how far that is, and how the clusters are read."""
+"""The bar above the pages: what to open, the progress of opening it, and how the clusters are read."""
 
 import logging
 from collections.abc import Generator, Mapping
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
 import gradio as gr
 from markup import asset, escape, note, plural, progress_bar
 from shell import QUIET, App
-from view import READING, SETTINGS, TAB, VIEW, Visitor, changed
+from view import READING, TAB, Visitor, changed
 
-from pages.compare import open_other
 from ssl_zoo.explore.clusters import modes
 from ssl_zoo.explore.offers import data_at_hand, look_at_data, models_at_hand
 from ssl_zoo.explore.workbench import ExploreError, Request
@@ -20,22 +20,22 @@ Changes = Generator[dict[Any, Any], None, None]
 
 _log = logging.getLogger(__name__)
 _MODES = {"softmax": "softmax", "assignment": "MIRA's assignment"}
-_WORDS = ("model", "revision", "data", "config", "split", "image_column", "label_column")
-FIELDS = (*_WORDS, "images", "clusters")
-"""What a visitor fills in, in the order of the components."""
+_FIELDS = tuple(field.name for field in fields(Request))
 
 
 def build(app: App, demo: gr.Blocks, default: Request) -> None:
     """Lay out the bar, open what the address asks for, and keep the address up to date."""
-    own = {"allow_custom_value": True, "elem_classes": "field"}
+    editable = {"allow_custom_value": True, "elem_classes": "field"}
     with gr.Row(elem_classes="controls sources"):
         model = gr.Dropdown(
-            models_at_hand(app.bench.rules), value=default.model, label="Model", scale=4, elem_id="model", **own
+            models_at_hand(app.bench.rules), value=default.model, label="Model", scale=4, elem_id="model", **editable
         )
         data = gr.Dropdown(
-            data_at_hand(app.bench.rules), value=default.data, label="Images", scale=4, elem_id="data", **own
+            data_at_hand(app.bench.rules), value=default.data, label="Images", scale=4, elem_id="data", **editable
         )
-        split = gr.Dropdown([default.split], value=default.split, label="Split", min_width=90, elem_id="split", **own)
+        split = gr.Dropdown(
+            [default.split], value=default.split, label="Split", min_width=90, elem_id="split", **editable
+        )
         number = gr.Number(
             default.images,
             label="First",
@@ -55,9 +55,9 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
         revision = gr.Textbox(
             label="Revision of the model", placeholder="branch, tag or commit", max_lines=1, elem_classes="field"
         )
-        config = gr.Dropdown([""], value="", label="Configuration of the data set", **own)
-        image_column = gr.Dropdown([""], value="", label="Image column, found by type if empty", **own)
-        label_column = gr.Dropdown([""], value="", label="Label column, found by type if empty", **own)
+        config = gr.Dropdown([""], value="", label="Configuration of the data set", **editable)
+        image_column = gr.Dropdown([""], value="", label="Image column, found by type if empty", **editable)
+        label_column = gr.Dropdown([""], value="", label="Label column, found by type if empty", **editable)
         clusters = gr.Number(
             default.clusters,
             label="k-means clusters, for models without",
@@ -70,7 +70,7 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
         status = gr.HTML(elem_id="status", container=False, scale=4)
         head = gr.Dropdown([("1", "0")], value="0", label="Head", visible=False, elem_id="head", min_width=70)
         mode = gr.Radio(
-            [(words, key) for key, words in _MODES.items()],
+            [(title, key) for key, title in _MODES.items()],
             value="softmax",
             label="Clusters by",
             visible=False,
@@ -103,17 +103,17 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
             gr.update(value=float(view["temperature"]), visible=True),
         ]
 
-    app.draw(None, settings, [head, mode, temperature], uses=())
-    app.draw(None, lambda request, view: _summary(app, request, view), status)
+    app.draw(settings, [head, mode, temperature], uses=())
+    app.draw(lambda request, view: _summary(app, request, view), status)
 
-    filled = [model, revision, data, config, split, image_column, label_column, number, clusters]
+    filled = [model, revision, data, config, split, image_column, label_column, number, clusters]  # as in _FIELDS
     offered = [config, split, image_column, label_column]
 
     def opening(visitor: Visitor, query: dict[str, str]) -> Changes:
-        """Open what was asked for, and on the page that compares, what it is compared with; say how far that is.
+        """Open what was asked for, and what the current page needs besides; report the progress.
 
-        No page is drawn here: of what a generator gives, Gradio's page may lose what changes back quickly, and at the
-        end it gets the last of it once more.
+        No page is drawn here: of the values of a generator, Gradio's page may lose those that change back quickly,
+        and at the end it gets the last one a second time.
         """
         visitor.wish = query
         try:
@@ -121,51 +121,51 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
             work = app.bench.open(Request.from_query(query))
             try:
                 for step in work:
-                    yield {progress: progress_bar(app.said(step.words), step.done, step.total)}
+                    yield {progress: progress_bar(step.words, step.done, step.total)}
             finally:
                 work.close()
             if visitor.wish is not query:
                 return  # something else was asked for since
             app.opened(visitor, request)
-            other = visitor.view.get("other")
-            if other and visitor.view["page"] == "compare":
-                for bar in open_other(app, request, other):
-                    yield {progress: bar}
+            page = app.pages[visitor.view["page"]]
+            if page.prepare is not None:
+                for html in page.prepare(app, request, visitor.view):
+                    yield {progress: html}
             yield {progress: ""}
         except ValueError as error:
-            yield {progress: note(app.said(error), kind="error")}
+            yield {progress: note(str(error), kind="error")}
         except Exception:
             _log.exception("%s could not be opened", query)
-            yield {
-                progress: note("Something went wrong while opening this; the server's log says what.", kind="error")
-            }
+            message = "Something went wrong while opening this; the server's log has the details"
+            yield {progress: note(message, kind="error")}
 
     def pressed(visitor: Visitor, *values: Any) -> Changes:
-        asked = dict(zip(FIELDS, map(_text, values), strict=True))
+        asked = dict(zip(_FIELDS, map(_text, values), strict=True))
         query = _adapted(app, visitor.request, asked)
-        first = {part: query[name] for part, name in zip(filled, FIELDS, strict=True) if query[name] != asked[name]}
+        first = {part: query[name] for part, name in zip(filled, _FIELDS, strict=True) if query[name] != asked[name]}
         yield {**first, progress: gr.skip()}
         yield from opening(visitor, query)
 
     def arrived(visitor: Visitor, request: gr.Request) -> dict[Any, Any]:
         """Fill in what the address asks for, and show it if it is ready."""
         query = dict(request.query_params)
-        found = {name: query.get(name) or getattr(default, name) or "" for name in FIELDS}
+        asked = {name: query.get(name) or getattr(default, name) or "" for name in _FIELDS}
         for name in ("images", "clusters"):
-            value = str(found[name])
-            found[name] = int(value) if value.isascii() and value.isdecimal() else getattr(default, name)
-        query["page"] = query.get(TAB) or VIEW["page"]
-        visitor.change(partial(changed, **{name: query[name] for name in SETTINGS if query.get(name)}))
-        visitor.wish = {name: _text(value) for name, value in found.items()}
-        changes = dict[Any, Any](zip(filled, found.values(), strict=True))
-        if query["page"] != VIEW["page"]:
+            number = str(asked[name])
+            asked[name] = int(number) if number.isascii() and number.isdecimal() else getattr(default, name)
+        query["page"] = query[TAB] if query.get(TAB) in app.pages else app.defaults["page"]
+        in_address = (name for name, setting in app.settings.items() if setting.in_address and query.get(name))
+        visitor.change(partial(changed, **{name: query[name] for name in in_address}))
+        visitor.wish = {name: _text(value) for name, value in asked.items()}
+        changes = dict[Any, Any](zip(filled, asked.values(), strict=True))
+        if query["page"] != app.defaults["page"]:
             changes[app.tabs] = gr.update(selected=query["page"])
         try:
             wish = Request.from_query(visitor.wish)
             app.bench.get(wish)
             app.opened(visitor, wish.to_query())
         except ExploreError:
-            return {**changes, progress: progress_bar()}  # opening it says what is wrong
+            return {**changes, progress: progress_bar()}  # opening it reports the error
         return {**changes, **app.update(visitor)}
 
     def goes_on(visitor: Visitor) -> Changes:
@@ -180,7 +180,7 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
         pressed,
         [app.visitor, *filled],
         [progress, *filled],
-        trigger_mode="multiple",  # once is not enough: after Cancel, the work that was left counts as going on
+        trigger_mode="multiple",  # with `once`, what Cancel stopped would still count as going on
         **long,
     )
     first = demo.load(arrived, app.visitor, [*app.outputs, progress, *filled, app.tabs], **QUIET)
@@ -189,10 +189,10 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
         event.then(offers, app.visitor, [*app.outputs, *offered], **QUIET)
     data.input(lambda name: _offers(app, {"data": _text(name)}, offered), data, offered, **QUIET)
 
-    # The buttons are always there for Gradio, whose page loses one of two quick changes; the style sheet shows the one
-    # that goes with the progress bar.
+    # For Gradio, whose page loses one of two quick changes, both buttons are always visible; the style sheet shows the
+    # one that fits the progress bar.
     cancel.click(
-        lambda: note("Stopped. What was done is kept: Open goes on from there."),
+        lambda: note("Stopped. What was done is kept: press Open to continue."),
         None,
         progress,
         cancels=[opened, first],
@@ -206,21 +206,21 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
 
 
 def _adapted(app: App, request: Mapping[str, str], asked: dict[str, str]) -> dict[str, str]:
-    """What was asked for, where another data set was chosen: split and columns of the last one give way."""
+    """The query, where another data set was chosen without the split and columns of the last one."""
     before = Request.from_query(request)
     if not request or asked["data"] == before.data:
         return asked
-    found = dict(asked)
+    query = dict(asked)
     for name in ("config", "image_column", "label_column"):
-        if found[name] == (getattr(before, name) or ""):
-            found[name] = ""
+        if query[name] == (getattr(before, name) or ""):
+            query[name] = ""
     try:
-        splits = look_at_data(found["data"], found["config"], app.bench.rules).splits
+        splits = look_at_data(query["data"], query["config"], app.bench.rules).splits
     except ExploreError:
-        return found  # opening says why
-    if splits and found["split"] == before.split and before.split not in splits:
-        found["split"] = splits[0]
-    return found
+        return query  # opening it reports the error
+    if splits and query["split"] == before.split and before.split not in splits:
+        query["split"] = splits[0]
+    return query
 
 
 def _read(name: str, view: Mapping[str, str], value: Any) -> Mapping[str, str]:
@@ -228,7 +228,7 @@ def _read(name: str, view: Mapping[str, str], value: Any) -> Mapping[str, str]:
 
 
 def _offers(app: App, query: Mapping[str, str], offered: list[Any]) -> dict[Any, Any]:
-    """Fill the lists with what the data set has; where it can't be asked they stay as they are: opening says why."""
+    """Fill the lists with what the data set has. If it can't be read they stay, and opening it reports that."""
     try:
         offer = look_at_data(query["data"], query.get("config"), app.bench.rules)
     except ExploreError:
@@ -240,9 +240,9 @@ def _offers(app: App, query: Mapping[str, str], offered: list[Any]) -> dict[Any,
         label_column: gr.update(choices=["", *offer.labels]),
     }
     if offer.splits:
-        # Before anything is opened, a split that isn't there gives way to one that is.
-        other = {} if query.get("split", "test") in offer.splits or "split" in query else {"value": offer.splits[0]}
-        changes[split] = gr.update(choices=list(offer.splits), **other)
+        # Before anything is opened, a split that isn't there is replaced by one that is.
+        value = {} if query.get("split", "test") in offer.splits or "split" in query else {"value": offer.splits[0]}
+        changes[split] = gr.update(choices=list(offer.splits), **value)
     return changes
 
 
@@ -256,26 +256,23 @@ def _summary(app: App, request: Mapping[str, str], view: Mapping[str, str]) -> s
     """One line that says what is open."""
     if not request:
         return ""
-    try:
-        found = app.clustering(request, view)
-    except ExploreError as error:
-        return note(str(error), kind="error")
-    explained, sizes = found.explained, found.sizes
+    clusters = app.clustering(request, view)
+    explained, sizes = clusters.explained, clusters.sizes
     used = len(sizes.sizes) - sizes.num_empty
-    words = [
+    facts = [
         f"<b>{escape(explained.about['title'])}</b>",
         f"{plural(len(explained.gallery), 'image')} of {escape(request['data'])}",
         f"{used:,} of {plural(len(sizes.sizes), 'cluster')} used"
         + (" (k-means)" if explained.about["kmeans"] else ""),
     ]
     if sizes.num_empty:
-        words.append(f'<span class="dead">{sizes.num_empty:,} dead</span>')
+        facts.append(f'<span class="dead">{sizes.num_empty:,} dead</span>')
     if sizes.num_overfull:
-        words.append(f'<span class="full">{sizes.num_overfull:,} over-full</span>')
-    if found.nmi is not None:
-        words.append(f'<span title="normalised mutual information with the classes">NMI {found.nmi:.2f}</span>')
+        facts.append(f'<span class="full">{sizes.num_overfull:,} over-full</span>')
+    if clusters.nmi is not None:
+        facts.append(f'<span title="normalised mutual information with the classes">NMI {clusters.nmi:.2f}</span>')
     corrupt = explained.gallery.about["corrupt"]
     if corrupt:
-        words.append(f"{plural(corrupt, 'corrupt image')} left out")
-    parts = " · ".join(f"<span>{part}</span>" for part in words)
+        facts.append(f"{plural(corrupt, 'corrupt image')} left out")
+    parts = " · ".join(f"<span>{fact}</span>" for fact in facts)
     return f'<p class="status" role="status">{parts}</p>'

@@ -1,5 +1,6 @@
 """Every recipe file parses and builds its model; every Accelerate configuration starts what it says."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -13,10 +14,10 @@ import torch
 import yaml
 
 from ssl_zoo.data.views import MultiView, ViewsConfig
-from ssl_zoo.models.registry import method_names, pretraining_class_of
+from ssl_zoo.models.registry import config_class_of, method_names, pretraining_class_of
 from ssl_zoo.training.build import build_model
 from ssl_zoo.training.optim import create_optimizer, set_learning_rate
-from ssl_zoo.training.recipe import load_recipe
+from ssl_zoo.training.recipe import SECTIONS, load_recipe
 from tests.training.tiny_recipes import shrink
 
 
@@ -98,12 +99,28 @@ def test_a_recipe_says_how_to_run_it_and_what_to_expect(path: Path) -> None:
     assert "https://huggingface.co/papers/" in "".join(header)
 
 
+def may_be_left_out(section: type) -> set[str]:
+    """Keys whose default switches something off, as their metadata say."""
+    return {item.name for item in dataclasses.fields(section) if item.metadata.get("off")}
+
+
 @pytest.mark.parametrize("path", [path for path in RECIPES if path.name.startswith("imagenet1k")], ids=name)
-def test_a_recipe_of_a_paper_leaves_no_value_to_a_default(path: Path) -> None:
-    written = yaml.safe_load(path.read_text(encoding="utf-8"))
-    for section, content in load_recipe(path).to_dict().items():
-        if isinstance(content, dict):
-            assert set(content) == set(written[section]), f"{section}: write out what is missing"
+def test_a_recipe_of_a_paper_states_all_that_is_on(path: Path) -> None:
+    """A default may stand in for a key only where it switches something off."""
+    written, recipe = yaml.safe_load(path.read_text(encoding="utf-8")), load_recipe(path)
+    sections = {**SECTIONS, "model": config_class_of(recipe.method)}
+    for section, content in recipe.to_dict().items():
+        if section in sections:
+            missing = set(content) - set(written[section]) - may_be_left_out(sections[section])
+            assert not missing, f"{section}: write out what is missing"
+
+
+@pytest.mark.parametrize("section", [*SECTIONS.values(), *map(config_class_of, method_names())])
+def test_a_default_that_is_off_is_nothing(section: type) -> None:
+    defaults = section()
+    for key in may_be_left_out(section):
+        value = getattr(defaults, key)
+        assert not (any(value) if isinstance(value, list) else value), f"{key}: {value} switches something on"
 
 
 @pytest.mark.parametrize("path", LAUNCH, ids=name)

@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from ssl_zoo.data.view_parameters import BRIGHTNESS, CONTRAST, GLOBAL_1, GLOBAL_2, HUE, LOCAL, ViewParameters
+from ssl_zoo.data.view_switches import SWITCHES
 from ssl_zoo.data.views_config import ViewsConfig
 
 
-_FLIP, _GRAY, _SIGMA, _SOLARIZE, _HUE, _BLENDS = range(6)  # columns; the blends fill all that follow
+# Columns of the packed parameters: flip, grey, sigma, hue, one for each switch; the blends fill all that follow.
+_BLENDS = 4 + len(SWITCHES)
 # The hue may turn before, between or after the three other changes. Three places for them on either side of it are
 # all orders there are: a change that is left out costs little, a second turn of the hue would cost much.
 _PLACES = 3
@@ -31,7 +33,7 @@ def pack_parameters(parameters: Sequence[ViewParameters]) -> torch.Tensor:
         parameters (`Sequence[ViewParameters]`): One per sample, of one view.
 
     Returns:
-        `torch.Tensor` of shape `(batch, 23)`: float32.
+        `torch.Tensor` of shape `(batch, columns)`: float32.
     """
     return torch.tensor([_pack(one) for one in parameters], dtype=torch.float32)
 
@@ -48,7 +50,8 @@ def _pack(one: ViewParameters) -> list[float]:
         to_mean, to_gray = float(step == CONTRAST), float(step not in (BRIGHTNESS, CONTRAST))
         (before if hue < 0 else after).extend((factor, to_mean, to_gray))
     blends = [value for part in (before, after) for value in (part + list(_NO_BLEND) * _PLACES)[: 3 * _PLACES]]
-    return [float(one.flip), float(one.gray), one.blur_sigma or 0.0, float(one.solarize), hue, *blends]
+    switches = [float(name in one.switches) for name in SWITCHES]
+    return [float(one.flip), float(one.gray), one.blur_sigma or 0.0, hue, *switches, *blends]
 
 
 class DeviceAugment(nn.Module):
@@ -68,7 +71,7 @@ class DeviceAugment(nn.Module):
         self._num_blends = sum(strength > 0 for strength in config.color_jitter[:HUE]) if jitters else 0
         self._turns_hue = jitters and config.color_jitter[HUE] > 0
         self._grays = config.gray_probability[kind] > 0
-        self._solarizes = config.solarize_probability[kind] > 0
+        self._switches = [name for name in SWITCHES if getattr(config, f"{name}_probability")[kind] > 0]
         self._blur_radius = math.ceil(_BLUR_SIGMAS * config.blur_sigma[1]) if config.blur_probability[kind] > 0 else 0
         mean, std = torch.tensor(config.mean).view(3, 1, 1), torch.tensor(config.std).view(3, 1, 1)
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
@@ -79,12 +82,12 @@ class DeviceAugment(nn.Module):
 
         Args:
             pixels (`torch.Tensor` of shape `(batch, 3, height, width)`): The crops, uint8.
-            parameters (`torch.Tensor` of shape `(batch, 23)`): From [`pack_parameters`], on the same device.
+            parameters (`torch.Tensor` of shape `(batch, columns)`): From [`pack_parameters`], on the same device.
 
         Returns:
             `torch.Tensor` of shape `(batch, 3, height, width)`: float32, in channels_last memory.
         """
-        flip, gray, sigma, solarize, hue = parameters[:, :_BLENDS, None, None, None].unbind(1)
+        flip, gray, sigma, hue, *switches = parameters[:, :_BLENDS, None, None, None].unbind(1)
         # Channel by channel in memory: most steps treat the channels differently, or sum over them.
         x = torch.where(flip > 0, pixels.flip(3), pixels).to(torch.float32, memory_format=torch.contiguous_format)
         before, after = parameters[:, _BLENDS:].view(-1, 2, _PLACES, 3).unbind(1)
@@ -95,8 +98,9 @@ class DeviceAugment(nn.Module):
             x = torch.where(gray > 0, luma(x), x)
         if self._blur_radius:
             x = gaussian_blur(x, sigma[:, 0, 0, 0], radius=self._blur_radius)
-        if self._solarizes:
-            x = torch.where((solarize > 0) & (x >= 128), 255 - x, x)
+        for (name, switch), is_on in zip(SWITCHES.items(), switches, strict=True):
+            if name in self._switches:
+                x = torch.where(is_on > 0, switch(x), x)
         return x.contiguous(memory_format=torch.channels_last).mul_(self.scale).add_(self.shift)
 
     def _blend(self, x: torch.Tensor, blends: torch.Tensor) -> torch.Tensor:

@@ -18,6 +18,7 @@ from ssl_zoo.data.augment_reference import apply_affine
 from ssl_zoo.data.decode import Pixels, decode_image, read_content
 from ssl_zoo.data.decode_fast import decode_pixels, jpeg_size
 from ssl_zoo.data.view_parameters import CONTRAST, HUE, SATURATION, ViewParameters
+from ssl_zoo.data.view_switches import apply_switches
 
 
 _ANTIALIASED = {"bilinear": torch.ops.aten._upsample_bilinear2d_aa, "bicubic": torch.ops.aten._upsample_bicubic2d_aa}
@@ -125,7 +126,7 @@ def change_view(pixels: Pixels, view: ViewParameters) -> Pixels:
         pixels = change_colors(pixels, view.jitter, gray=view.gray)
     if view.blur_sigma is not None:
         pixels = gaussian_blur(pixels, view.blur_sigma)
-    return _array(cv2.min(pixels, cv2.bitwise_not(pixels))) if view.solarize else pixels
+    return apply_switches(pixels, view.switches) if view.switches else pixels
 
 
 def change_colors(pixels: Pixels, jitter: Sequence[tuple[int, float]], *, gray: bool) -> Pixels:

@@ -10,6 +10,7 @@ from torchvision.transforms.v2 import functional as tv
 
 from ssl_zoo.data.decode import Pixels, decode_image
 from ssl_zoo.data.view_parameters import Affine, ViewParameters
+from ssl_zoo.data.view_switches import apply_switches
 
 
 # In the order of BRIGHTNESS, CONTRAST, SATURATION, HUE.
@@ -29,7 +30,7 @@ def make_views(image: Image.Image, views: Sequence[ViewParameters], *, interpola
         views (`Sequence[ViewParameters]`): Drawn for an image of this size.
         interpolation (`str`): `"nearest"`, `"bilinear"`, `"bicubic"` or `"lanczos"`.
     """
-    return [np.array(_make_view(image, view, interpolation)) for view in views]
+    return [_make_view(image, view, interpolation) for view in views]
 
 
 def read_views(
@@ -52,8 +53,8 @@ def read_views(
     return make_views(image, views, interpolation=interpolation), views
 
 
-def _make_view(image: Image.Image, view: ViewParameters, interpolation: str) -> Any:
-    """Affine, crop, flip, colour, grey, blur, solarise: the order of the reference code."""
+def _make_view(image: Image.Image, view: ViewParameters, interpolation: str) -> Pixels:
+    """Affine, crop, flip, colour, grey, blur, solarise: the order of the papers' code."""
     made: Any = image if view.affine is None else apply_affine(image, view.affine)
     left, top, right, bottom = view.box
     size, mode = [view.size, view.size], InterpolationMode(interpolation)
@@ -66,7 +67,7 @@ def _make_view(image: Image.Image, view: ViewParameters, interpolation: str) -> 
         made = tv.to_grayscale(made, num_output_channels=3)
     if view.blur_sigma is not None:
         made = made.filter(ImageFilter.GaussianBlur(view.blur_sigma))
-    return tv.solarize(made, threshold=128) if view.solarize else made
+    return apply_switches(np.array(made), view.switches)
 
 
 def apply_affine(image: Image.Image, affine: Affine) -> Any:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from ssl_zoo.data.view_switches import SWITCHES
 from ssl_zoo.data.views_config import ViewsConfig
 
 
@@ -16,6 +17,7 @@ GLOBAL_1, GLOBAL_2, LOCAL = range(3)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 
 _CROP_ATTEMPTS = 10
+_ALWAYS_DRAWN = "solarize"  # draws a number at probability 0, too: all runs so far did
 
 
 class Affine(NamedTuple):
@@ -45,7 +47,7 @@ class ViewParameters:
             `BRIGHTNESS`, `CONTRAST`, `SATURATION` (factors, 1 changes nothing) and `HUE` (turns of the colour circle).
         gray (`bool`): Whether all colour is taken away.
         blur_sigma (`float`, *optional*): Of the Gaussian, in pixels of the view.
-        solarize (`bool`): Whether values of 128 and above are inverted.
+        switches (`tuple[str, ...]`): Names of the `SWITCHES` that are applied, in order.
     """
 
     affine: Affine | None
@@ -55,7 +57,7 @@ class ViewParameters:
     jitter: tuple[tuple[int, float], ...] = ()
     gray: bool = False
     blur_sigma: float | None = None
-    solarize: bool = False
+    switches: tuple[str, ...] = ()
 
 
 def draw_view(config: ViewsConfig, image_size: tuple[int, int], rng: random.Random, kind: int) -> ViewParameters:
@@ -77,8 +79,14 @@ def draw_view(config: ViewsConfig, image_size: tuple[int, int], rng: random.Rand
     jitter = draw_jitter(rng, c.color_jitter) if rng.random() < c.color_jitter_probability[kind] else ()
     gray = rng.random() < c.gray_probability[kind]
     blur_sigma = rng.uniform(*c.blur_sigma) if rng.random() < c.blur_probability[kind] else None
-    solarize = rng.random() < c.solarize_probability[kind]
-    return ViewParameters(affine, box, size, flip, jitter, gray, blur_sigma, solarize)
+    switches = tuple(name for name in SWITCHES if _is_on(name, c, kind, rng))
+    return ViewParameters(affine, box, size, flip, jitter, gray, blur_sigma, switches)
+
+
+def _is_on(name: str, config: ViewsConfig, kind: int, rng: random.Random) -> bool:
+    """Draw a switch. One that is off draws nothing, so that a new one leaves the views of old runs as they are."""
+    probability: float = getattr(config, f"{name}_probability")[kind]
+    return (probability > 0 or name == _ALWAYS_DRAWN) and rng.random() < probability
 
 
 def _draw_affine(config: ViewsConfig, image_size: tuple[int, int], rng: random.Random) -> Affine:

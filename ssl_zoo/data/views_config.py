@@ -17,7 +17,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ViewsConfig:
     """The `views` section of a recipe: how many crops, how large, and how strongly they are changed.
 
-    Lists of three probabilities are for the first global view, the second global view and the local views.
+    Lists of three probabilities are for the first global view, the second global view and the local views. A key with
+    the metadata `off` has a default that switches it off: recipes may leave it out.
     """
 
     global_crops: int = field(default=2, metadata={"help": "number of global views"})
@@ -25,7 +26,7 @@ class ViewsConfig:
     global_scale: list[float] = field(
         default_factory=lambda: [0.14, 1.0], metadata={"help": "share of the image's area a global view covers"}
     )
-    local_crops: int = field(default=0, metadata={"help": "number of local views"})
+    local_crops: int = field(default=0, metadata={"help": "number of local views", "off": True})
     local_size: int = field(default=96, metadata={"help": "side of a local view in pixels"})
     local_scale: list[float] = field(
         default_factory=lambda: [0.05, 0.14], metadata={"help": "share of the image's area a local view covers"}
@@ -37,10 +38,10 @@ class ViewsConfig:
         default="bicubic", metadata={"help": "resampling of the crops: nearest, bilinear, bicubic or lanczos"}
     )
     rotation_degrees: float = field(
-        default=0.0, metadata={"help": "rotate by up to this many degrees either way, before the crop"}
+        default=0.0, metadata={"help": "rotate by up to this many degrees either way, before the crop", "off": True}
     )
     translate: float = field(
-        default=0.0, metadata={"help": "shift by up to this share of width and height, before the crop"}
+        default=0.0, metadata={"help": "shift by up to this share of width and height, before the crop", "off": True}
     )
     affine_scale: list[float] = field(
         default_factory=lambda: [1.0, 1.0], metadata={"help": "range of a zoom before the crop; [1, 1] is none"}
@@ -101,9 +102,10 @@ class ViewsConfig:
         _require(0 <= self.rotation_degrees <= 180, "rotation_degrees", self.rotation_degrees, "0 to 180")
         _require(0 <= self.translate <= 1, "translate", self.translate, "a share, 0 to 1")
         _require(0 <= self.flip_probability <= 1, "flip_probability", self.flip_probability, "0 to 1")
-        for key in ("color_jitter_probability", "gray_probability", "blur_probability", "solarize_probability"):
-            ok = len(getattr(self, key)) == 3 and all(0 <= value <= 1 for value in getattr(self, key))
-            _require(ok, key, getattr(self, key), "3 probabilities: global 1, global 2, local")
+        for key, value in vars(self).items():
+            if key.endswith("_probability") and key != "flip_probability":
+                ok = len(value) == 3 and all(0 <= probability <= 1 for probability in value)
+                _require(ok, key, value, "3 probabilities: global 1, global 2, local")
         ok = len(self.color_jitter) == 4 and min(self.color_jitter) >= 0 and self.color_jitter[3] <= 0.5
         _require(ok, "color_jitter", self.color_jitter, "4 numbers >= 0, the last (hue) at most 0.5")
         _require(len(self.mean) == 3, "mean", self.mean, "3 numbers")

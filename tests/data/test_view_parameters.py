@@ -87,7 +87,7 @@ def test_shares(kind: int) -> None:
         config.color_jitter_probability[kind]: [bool(view.jitter) for view in views],
         config.gray_probability[kind]: [view.gray for view in views],
         config.blur_probability[kind]: [view.blur_sigma is not None for view in views],
-        config.solarize_probability[kind]: [view.solarize for view in views],
+        config.solarize_probability[kind]: ["solarize" in view.switches for view in views],
     }
     for expected, happened in shares.items():
         assert np.mean(happened) == pytest.approx(expected, abs=4 * (expected * (1 - expected) / SAMPLES) ** 0.5)

@@ -39,15 +39,15 @@ class DataConfig:
     shuffle_buffer: int = setting(2048, "rows that are permuted together; each worker holds so many undecoded images")
     num_workers: int = setting(2, "processes per device that read, decode and augment")
     max_corrupt_share: float = setting(0.01, "stop when more than this share of the rows holds no readable image")
-    max_rows: int | None = setting(None, "use only the first so many rows; null is all")
+    max_rows: int | None = setting(None, "use only the first so many rows; null is all", off=True)
     labelled_share: float = setting(1.0, "share of the rows whose label a method with supervision may learn from")
     labelled_stratified: bool = setting(True, "take the same share of every class; false draws from all rows alike")
     labelled_seed: int = setting(0, "seed of the draw of labelled rows")
     labelled_ids: str | None = setting(
-        None, "text file with one labelled row number or image file name per line, instead of a draw"
+        None, "text file with one labelled row number or image file name per line, instead of a draw", off=True
     )
     label_table: str | None = setting(
-        None, "folder or Hub data set of recipes/label.py whose labels are learned instead of the classes"
+        None, "folder or Hub data set of recipes/label.py whose labels are learned instead of the classes", off=True
     )
     label_table_column: str = setting(
         "pseudo_label_0", "column of that table: pseudo_label_ and the number of the head"

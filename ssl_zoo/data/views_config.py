@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ssl_zoo.data.errors import DataError
+from ssl_zoo.settings.declare import setting
 
 
 BACKENDS = ("fast", "reference", "device")
@@ -17,71 +18,40 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 class ViewsConfig:
     """The `views` section of a recipe: how many crops, how large, and how strongly they are changed.
 
-    Lists of three probabilities are for the first global view, the second global view and the local views. A key with
-    the metadata `off` has a default that switches it off: recipes may leave it out.
+    Lists of three probabilities are for the first global view, the second global view and the local views.
     """
 
-    global_crops: int = field(default=2, metadata={"help": "number of global views"})
-    global_size: int = field(default=224, metadata={"help": "side of a global view in pixels"})
-    global_scale: list[float] = field(
-        default_factory=lambda: [0.14, 1.0], metadata={"help": "share of the image's area a global view covers"}
+    global_crops: int = setting(2, "number of global views")
+    global_size: int = setting(224, "side of a global view in pixels")
+    global_scale: list[float] = setting([0.14, 1.0], "share of the image's area a global view covers")
+    local_crops: int = setting(0, "number of local views", off=True)
+    local_size: int = setting(96, "side of a local view in pixels")
+    local_scale: list[float] = setting([0.05, 0.14], "share of the image's area a local view covers")
+    aspect_ratio: list[float] = setting([3 / 4, 4 / 3], "range of the width / height of a crop")
+    interpolation: str = setting("bicubic", "resampling of the crops: nearest, bilinear, bicubic or lanczos")
+    rotation_degrees: float = setting(0.0, "rotate by up to this many degrees either way, before the crop", off=True)
+    translate: float = setting(0.0, "shift by up to this share of width and height, before the crop", off=True)
+    affine_scale: list[float] = setting([1.0, 1.0], "range of a zoom before the crop; [1, 1] is none")
+    flip_probability: float = setting(0.5, "probability of a horizontal flip")
+    color_jitter: list[float] = setting(
+        [0.4, 0.4, 0.2, 0.1], "largest change of brightness, contrast, saturation (shares) and hue (turns, <= 0.5)"
     )
-    local_crops: int = field(default=0, metadata={"help": "number of local views", "off": True})
-    local_size: int = field(default=96, metadata={"help": "side of a local view in pixels"})
-    local_scale: list[float] = field(
-        default_factory=lambda: [0.05, 0.14], metadata={"help": "share of the image's area a local view covers"}
+    color_jitter_probability: list[float] = setting(
+        [0.8, 0.8, 0.8], "probability of the colour jitter, per kind of view"
     )
-    aspect_ratio: list[float] = field(
-        default_factory=lambda: [3 / 4, 4 / 3], metadata={"help": "range of the width / height of a crop"}
+    gray_probability: list[float] = setting([0.2, 0.2, 0.2], "probability of losing all colour, per kind of view")
+    blur_probability: list[float] = setting([1.0, 0.1, 0.5], "probability of a Gaussian blur, per kind of view")
+    blur_sigma: list[float] = setting([0.1, 2.0], "range of the blur's sigma in pixels")
+    solarize_probability: list[float] = setting(
+        [0.0, 0.2, 0.0], "probability of inverting all values above 128, per kind of view"
     )
-    interpolation: str = field(
-        default="bicubic", metadata={"help": "resampling of the crops: nearest, bilinear, bicubic or lanczos"}
+    backend: str = setting(
+        "fast",
+        "who makes the views: fast (within 2/255 of torchvision), reference (torchvision itself) or device (crops by "
+        "the workers, the rest for whole batches on the GPU)",
     )
-    rotation_degrees: float = field(
-        default=0.0, metadata={"help": "rotate by up to this many degrees either way, before the crop", "off": True}
-    )
-    translate: float = field(
-        default=0.0, metadata={"help": "shift by up to this share of width and height, before the crop", "off": True}
-    )
-    affine_scale: list[float] = field(
-        default_factory=lambda: [1.0, 1.0], metadata={"help": "range of a zoom before the crop; [1, 1] is none"}
-    )
-    flip_probability: float = field(default=0.5, metadata={"help": "probability of a horizontal flip"})
-    color_jitter: list[float] = field(
-        default_factory=lambda: [0.4, 0.4, 0.2, 0.1],
-        metadata={"help": "largest change of brightness, contrast, saturation (shares) and hue (turns, <= 0.5)"},
-    )
-    color_jitter_probability: list[float] = field(
-        default_factory=lambda: [0.8, 0.8, 0.8],
-        metadata={"help": "probability of the colour jitter, per kind of view"},
-    )
-    gray_probability: list[float] = field(
-        default_factory=lambda: [0.2, 0.2, 0.2],
-        metadata={"help": "probability of losing all colour, per kind of view"},
-    )
-    blur_probability: list[float] = field(
-        default_factory=lambda: [1.0, 0.1, 0.5], metadata={"help": "probability of a Gaussian blur, per kind of view"}
-    )
-    blur_sigma: list[float] = field(
-        default_factory=lambda: [0.1, 2.0], metadata={"help": "range of the blur's sigma in pixels"}
-    )
-    solarize_probability: list[float] = field(
-        default_factory=lambda: [0.0, 0.2, 0.0],
-        metadata={"help": "probability of inverting all values above 128, per kind of view"},
-    )
-    backend: str = field(
-        default="fast",
-        metadata={
-            "help": "who makes the views: fast (within 2/255 of torchvision), reference (torchvision itself) or "
-            "device (crops by the workers, the rest for whole batches on the GPU)"
-        },
-    )
-    mean: list[float] = field(
-        default_factory=lambda: list(IMAGENET_MEAN), metadata={"help": "per channel, subtracted; pixels are 0 to 1"}
-    )
-    std: list[float] = field(
-        default_factory=lambda: list(IMAGENET_STD), metadata={"help": "per channel, divided by; pixels are 0 to 1"}
-    )
+    mean: list[float] = setting([*IMAGENET_MEAN], "per channel, subtracted; pixels are 0 to 1")
+    std: list[float] = setting([*IMAGENET_STD], "per channel, divided by; pixels are 0 to 1")
 
     def __post_init__(self) -> None:
         """Check every value; an error names the key, the value and what is expected."""
@@ -92,12 +62,8 @@ class ViewsConfig:
         for key in ("aspect_ratio", "affine_scale"):
             _require_range(key, getattr(self, key), low=0.0, high=math.inf)
         _require_range("blur_sigma", self.blur_sigma, low=0.0, high=math.inf)
-        _require(
-            self.interpolation in INTERPOLATIONS,
-            "interpolation",
-            self.interpolation,
-            f"one of {list(INTERPOLATIONS)}",
-        )
+        ok = self.interpolation in INTERPOLATIONS
+        _require(ok, "interpolation", self.interpolation, f"one of {list(INTERPOLATIONS)}")
         _require(self.backend in BACKENDS, "backend", self.backend, f"one of {list(BACKENDS)}")
         _require(0 <= self.rotation_degrees <= 180, "rotation_degrees", self.rotation_degrees, "0 to 180")
         _require(0 <= self.translate <= 1, "translate", self.translate, "a share, 0 to 1")
@@ -114,7 +80,7 @@ class ViewsConfig:
 
 def _require(ok: bool, key: str, value: object, expected: str) -> None:
     if not ok:
-        raise DataError(f"`views.{key}` must be {expected}, got {value!r}.")
+        raise DataError(f"`views.{key}` must be {expected}, got {value!r}")
 
 
 def _require_range(key: str, value: Sequence[float], *, low: float, high: float) -> None:

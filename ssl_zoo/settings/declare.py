@@ -12,19 +12,21 @@ __all__ = ["documented_fields", "plain", "require", "require_choices", "setting"
 T = TypeVar("T")
 
 
-def setting(default: T, help: str) -> T:
+def setting(default: T, help: str, *, off: bool = False) -> T:
     """Declare a field of a dataclass of settings.
 
     Args:
         default (`T`): Value that applies when nothing else is said; a list or mapping is copied for every instance.
         help (`str`): The line that `--help` prints; states the unit.
+        off (`bool`): The default switches something off, so that recipes of papers may leave the key out.
 
     Returns:
         `dataclasses.Field`: to be assigned to the annotated name.
     """
+    metadata = {"help": help, "off": off}
     if isinstance(default, (list, dict)):
-        return dataclasses.field(default_factory=lambda: copy.copy(default), metadata={"help": help})
-    return dataclasses.field(default=default, metadata={"help": help})
+        return dataclasses.field(default_factory=lambda: copy.copy(default), metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def require(condition: bool, name: str, expected: str, value: object) -> None:

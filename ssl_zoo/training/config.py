@@ -40,7 +40,7 @@ class OptimConfig:
     trust_coefficient: float = setting(
         1e-3, "LARS only: eta of the trust ratio, on tensors of more than one dimension"
     )
-    clip_grad_norm: float | None = setting(None, "clip the norm of the whole gradient to this; null = don't")
+    clip_grad_norm: float | None = setting(None, "clip the norm of the whole gradient to this; null = don't", off=True)
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use."""
@@ -81,7 +81,9 @@ class TrainConfig:
     )
     keep_checkpoints: int = setting(2, "newest checkpoints that stay on disk")
     log_every_steps: int = setting(10, "optimiser steps between logged lines")
-    knn_every_epochs: float | None = setting(None, "epochs between k-NN evaluations during training; null = none")
+    knn_every_epochs: float | None = setting(
+        None, "epochs between k-NN evaluations during training; null = none", off=True
+    )
     num_processes: int | None = setting(
         None, "refuse to start unless exactly this many processes run; null = any number that divides the batch"
     )
@@ -93,9 +95,11 @@ class TrainConfig:
         ["tensorboard"], "where Accelerate logs: tensorboard, wandb, ...; [] = metrics.jsonl only"
     )
     max_steps: int | None = setting(
-        None, "stop after this many optimiser steps; the schedules still span train.epochs"
+        None, "stop after this many optimiser steps; the schedules still span train.epochs", off=True
     )
-    trace: bool = setting(False, "write the sample ids and the loss of every step, to compare runs bit for bit")
+    trace: bool = setting(
+        False, "write the sample ids and the loss of every step, to compare runs bit for bit", off=True
+    )
 
     def __post_init__(self) -> None:
         """Refuse values that no run can use."""

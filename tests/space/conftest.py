@@ -23,7 +23,7 @@ from tests.hub.server import serve
 ROOT = Path(__file__).parents[2]
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 WIDE, PHONE = {"width": 1400, "height": 900}, {"width": 390, "height": 844}
-PATIENCE = 30_000  # milliseconds; the machine may be busy with other tests
+PATIENCE = 120_000  # milliseconds; the machine may be busy with other tests
 
 
 @dataclass

@@ -126,10 +126,14 @@ def test_the_page_shows_all_entries_and_keeps_reported_and_measured_apart():
             assert (entry.license.name or "none stated") in row[7]
 
 
-def test_an_installed_package_has_the_index():
+def test_an_installed_package_has_the_index_and_the_templates():
+    package = ROOT / "ssl_zoo"
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    path = str(zoo.INDEX.relative_to(ROOT / "ssl_zoo"))
-    assert path in settings["tool"]["setuptools"]["package-data"]["ssl_zoo"]
+    patterns = settings["tool"]["setuptools"]["package-data"]["ssl_zoo"]
+    installed = {file for pattern in patterns for file in package.glob(pattern)}
+    files = {file for file in package.rglob("*") if file.is_file() and file.suffix not in (".py", ".pyc")}
+    assert zoo.INDEX in files
+    assert files == installed
 
 
 # What the builder refuses

@@ -1,20 +1,23 @@
-"""The model card: rendered from the recipe and the measured results, never written by hand."""
+"""The model card: model_card.md.jinja, filled in from the recipe, the log and the measured results."""
 
-import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from huggingface_hub import ModelCard, ModelCardData
 
-from ssl_zoo.hub.origin import branch_of, render_conversion, render_licence, render_training
 from ssl_zoo.hub.privacy import is_local_folder
-from ssl_zoo.hub.results import Row, collect, render_earlier, render_table, to_model_index
-from ssl_zoo.hub.usage import render_usage
+from ssl_zoo.hub.results import Row, collect, collect_earlier, to_model_index
 from ssl_zoo.models.registry import config_class_of, pretraining_class_of
+from ssl_zoo.nn.backbone import loads_in_timm
 
+
+__all__ = ["PICTURES", "Method", "render_card"]
+
+TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
 PICTURES = {
     "clusters.png": "Images of the clusters the model found",
@@ -77,62 +80,49 @@ def render_card(
         `str`: Metadata and text.
     """
     folder = recipe["method"] if recipe else (conversion or config)["method"]
-    method = Method.of(folder)
     settings = config_class_of(folder).from_dict(config)
-    has_clusters = _has_clusters(folder, settings, config)
-    rows = collect(
-        results,
-        images_seen=metrics[-1].get("images_seen") if metrics else None,
-        reported=(conversion or {}).get("reported", ()),
-    )
+    images_seen = metrics[-1].get("images_seen") if metrics else None
+    rows = collect(results, images_seen=images_seen, reported=(conversion or {}).get("reported", ()))
     name = repo_id.split("/")[-1]
-    before = render_earlier(earlier)
-    sections = [
-        f"# {name}",
-        _introduction(method, recipe, settings, config, conversion),
-        *(f"![{PICTURES[picture]}]({picture})" for picture in pictures),
-        "## Load it",
-        render_usage(repo_id, revision, config, method=method.name, has_clusters=has_clusters),
-        "## Results",
-        render_table(rows),
-        _provenance(rows),
-        *(["## Earlier versions", _EARLIER, before] if before else []),
-        "## Training" if recipe else "## Origin",
-        render_training(recipe, metrics) if recipe else render_conversion(conversion or {}),
-        "## Limits",
-        _limits(recipe, config, rows, conversion, has_clusters=has_clusters),
-        "## Licence",
-        render_licence(conversion),
-        "## Citation",
-        _citation(folder, method),
-    ]
-    body = "\n\n".join(section.strip("\n") for section in sections if section)
-    metadata = _metadata(folder, recipe, conversion, rows, name)
-    return str(ModelCard(f"---\n{metadata.to_yaml()}\n---\n\n{body}\n"))
-
-
-_EARLIER = (
-    "This branch held other weights before. This was measured of them (all lines in `earlier_results.jsonl`); "
-    "`revision=` loads them:"
-)
-
-
-def _metadata(
-    folder: str, recipe: dict[str, Any] | None, conversion: dict[str, Any] | None, rows: list[Row], name: str
-) -> ModelCardData:
-    data_path = str(((recipe or {}).get("data") or {}).get("path", ""))
-    on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", data_path) is not None and not is_local_folder(data_path)
-    results = to_model_index(rows)
-    return ModelCardData(
-        # The Hub's own word for weights whose owner has said nothing.
-        license="apache-2.0" if conversion is None else conversion["license"]["id"] or "unknown",
-        library_name="transformers",
-        pipeline_tag="image-feature-extraction",
-        tags=["ssl_zoo", "self-supervised-learning", "timm", folder],
-        datasets=[data_path] if on_hub else None,
-        model_name=name if results else None,
-        eval_results=results or None,
+    data_path = str(((recipe or {}).get("data") or {}).get("path") or (conversion or {}).get("dataset") or "")
+    on_hub = bool(recipe and re.fullmatch(r"[\w.-]+/[\w.-]+", data_path)) and not is_local_folder(data_path)
+    eval_results = to_model_index(rows)
+    card = ModelCard.from_template(
+        ModelCardData(
+            # "unknown" is the Hub's term for weights whose owner states no licence.
+            license="apache-2.0" if conversion is None else conversion["license"]["id"] or "unknown",
+            library_name="transformers",
+            pipeline_tag="image-feature-extraction",
+            tags=["ssl_zoo", "self-supervised-learning", "timm", folder],
+            datasets=[data_path] if on_hub else None,
+            model_name=name if eval_results else None,
+            eval_results=eval_results or None,
+        ),
+        template_path=str(TEMPLATE),
+        name=name,
+        repo_id=repo_id,
+        revision=revision,
+        config=config,
+        recipe=recipe,
+        conversion=conversion,
+        method=Method.of(folder),
+        supervision=_supervision(recipe, settings),
+        pictures=pictures,
+        captions=PICTURES,
+        in_timm=loads_in_timm(config["architecture"], small_image_stem=config["small_image_stem"]),
+        has_clusters=_has_clusters(folder, settings, config),
+        rows=rows,
+        measurements=_measurements(rows),
+        num_seeds=max((len(seeds) for row in rows for seeds in row.measured.values()), default=0),
+        earlier=collect_earlier(earlier),
+        data_path=data_path,
+        on_hub=on_hub,
+        image_size=config["pretrained_cfg"].get("input_size", [3, None, None])[-1],
+        images_seen=images_seen,
+        duration=_duration(metrics),
+        has_log=bool(metrics),
     )
+    return f"{card}\n"
 
 
 def _has_clusters(folder: str, settings: Any, config: dict[str, Any]) -> bool:
@@ -141,36 +131,6 @@ def _has_clusters(folder: str, settings: Any, config: dict[str, Any]) -> bool:
         return False
     with torch.device("meta"):
         return hasattr(pretraining_class_of(folder)(settings), "pseudo_labels")
-
-
-def _introduction(
-    method: Method,
-    recipe: dict[str, Any] | None,
-    settings: Any,
-    config: dict[str, Any],
-    conversion: dict[str, Any] | None,
-) -> str:
-    heads = (
-        f"the heads are in `{config['pretraining_subfolder']}/`"
-        if config["pretraining_subfolder"]
-        else "there are no heads in here"
-    )
-    what = (
-        f"An image backbone (`{config['architecture']}`) that {method.name} trained {_supervision(recipe, settings)}: "
-        f"{method.title} ([paper]({method.paper}))."
-    )
-    if conversion is None:
-        return (
-            f"{what} The weights in the root of this repository are the backbone that the paper evaluates; {heads}. "
-            f"Made with `ssl_zoo`; every result below was measured by its recipes."
-        )
-    branch = branch_of(conversion)
-    which = f"the {branch}'s backbone" if branch else "the backbone"
-    return (
-        f"{what} Its authors trained and released it; these are their weights, converted by `ssl_zoo`. The root of "
-        f"this repository is {which}; {heads}. What the authors report and what was measured here stand in columns of "
-        f"their own."
-    )
 
 
 def _supervision(recipe: dict[str, Any] | None, settings: Any) -> str:
@@ -185,56 +145,27 @@ def _supervision(recipe: dict[str, Any] | None, settings: Any) -> str:
     return "with all labels" if share == 1 else f"with {100 * share:g} % of the labels"
 
 
-def _provenance(rows: list[Row]) -> str:
+def _measurements(rows: list[Row]) -> dict[str, list[str]]:
+    """How the results were measured: what is told -> its values, without duplicates."""
     lines = [line for row in rows for seeds in row.measured.values() for line in seeds.values()]
     if not lines:
-        return ""
-    found = []
-    for name, key in (("Command", "command"), ("Commit", "commit"), ("Seed", "seed"), ("Date", "date")):
-        values = list(dict.fromkeys(f"`{line[key]}`" for line in lines if line.get(key) is not None))
-        found.append(f"- {name}: {', '.join(values) if values else 'not recorded'}")
-    versions = next((line["versions"] for line in reversed(lines) if line.get("versions")), None)
-    text = ", ".join(f"{name} {version}" for name, version in versions.items()) if versions else "not recorded"
-    return "Measured so (all lines in `results.jsonl`):\n\n" + "\n".join([*found, f"- Versions: {text}"])
+        return {}
+    told = {
+        key.title(): list(dict.fromkeys(f"`{line[key]}`" for line in lines if line.get(key) is not None))
+        for key in ("command", "commit", "seed", "date")
+    }
+    versions: dict[str, str] = next((line["versions"] for line in reversed(lines) if line.get("versions")), {})
+    return {**told, "Versions": [f"{name} {version}" for name, version in versions.items()]}
 
 
-def _limits(
-    recipe: dict[str, Any] | None,
-    config: dict[str, Any],
-    rows: list[Row],
-    conversion: dict[str, Any] | None,
-    *,
-    has_clusters: bool,
-) -> str:
-    path = ((recipe or {}).get("data") or {}).get("path") or (conversion or {}).get("dataset")
-    size = config["pretrained_cfg"].get("input_size", [3, None, None])[-1]
-    measured = [row for row in rows if row.measured]
-    data = f"`{path}`" if path else "images that the file does not name"
-    lines = [
-        f"It learned from {data} alone, at {size} x {size} pixels."
-        if recipe
-        else f'It learned from {data}. What stands under "reported by the authors" was copied, not measured again.',
-        "Other images: only what the table shows is known." if measured else "Nobody here has evaluated it.",
-        "There is no classifier in it. k-NN accuracy says how close images of a class lie, not what a head reaches.",
-        "What the training images show too often or too rarely, the features do too; nobody has looked for bias.",
-    ]
-    if has_clusters:
-        lines.append("Pseudo-labels are numbers of clusters, not classes: a class may have several and the reverse.")
-    if path == "embedded":
-        lines.insert(
-            0,
-            "It is a demonstration: the images are small ones that the package renders, not photographs.",
-        )
-    if measured and max(len(seeds) for row in measured for seeds in row.measured.values()) == 1:
-        lines.append("The results are of one seed: no statement about their spread is possible.")
-    if config["small_image_stem"]:
-        lines.append("Its stem is for small images: on large ones it is slow and untested, and timm can't load it.")
-    return "\n".join(f"- {line}" for line in lines)
-
-
-def _citation(folder: str, method: Method) -> str:
-    text = vars(importlib.import_module(f"ssl_zoo.models.{folder}")).get("CITATION")
-    if text:
-        return f"```bibtex\n{text.strip()}\n```"
-    identifier = method.paper.rstrip("/").split("/")[-1]
-    return f"Please cite the paper of {method.name}: [arXiv:{identifier}](https://arxiv.org/abs/{identifier})."
+def _duration(metrics: list[dict[str, Any]]) -> str:
+    """Time of the logged steps: each line with a throughput gives it since the line before."""
+    seconds, last = 0.0, 0
+    for line in metrics:
+        if throughput := line.get("images_per_second"):
+            seconds += (line["images_seen"] - last) / throughput
+            last = line["images_seen"]
+    minutes = seconds / 60
+    if minutes < 1:
+        return f"{seconds:.0f} s" if seconds else ""
+    return f"{minutes:.1f} min" if minutes < 120 else f"{minutes / 60:.1f} h"

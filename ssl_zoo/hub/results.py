@@ -13,10 +13,6 @@ from huggingface_hub import EvalResult
 from ssl_zoo.protocol import find_metric
 
 
-SUBJECTS = {"trained": "measured by us", "random_init": "random init", "raw_pixels": "raw pixels"}
-NOT_MEASURED = "not measured"
-NOT_REPORTED = "-"
-
 _SHORT = 7  # characters of a commit
 
 
@@ -60,6 +56,19 @@ class Row:
         return ", ".join(named) or str(self.protocol.get("name", "-"))
 
     @property
+    def where(self) -> str:
+        """The data: its path and revision, splits, numbers of images."""
+        parts = []
+        if self.data.get("path"):
+            revision = str(self.data.get("revision") or "")
+            parts.append(f"`{self.data['path']}`" + (f" at `{revision[:_SHORT]}`" if revision else ""))
+        for role, verb in (("train", "learned from"), ("test", "tested on")):
+            split, count = self.data.get(f"{role}_split"), self.data.get(f"num_{role}")
+            if split:
+                parts.append(f"{verb} `{split}`" + (f" ({count})" if count else ""))
+        return ", ".join(parts) or "-"
+
+    @property
     def commits(self) -> str:
         """Commits of the package that measured the model."""
         lines = self.measured.get("trained", {}).values()
@@ -68,7 +77,7 @@ class Row:
 
 def _over_seeds(values: Sequence[float]) -> str:
     if not values:
-        return NOT_MEASURED
+        return "not measured"
     if len(values) == 1:
         return f"{values[0]:.4g}"
     return f"{statistics.mean(values):.4g} ± {statistics.stdev(values):.2g} ({len(values)} seeds)"
@@ -123,67 +132,25 @@ def _is_same(number: dict[str, Any], row: Row) -> bool:
     return "k" not in row.protocol or (k is not None and row.protocol["k"] == int(k[1] or k[2]))
 
 
-def render_table(rows: list[Row]) -> str:
-    """Render rows as a Markdown table, or a sentence that says that there is nothing to show."""
-    if not rows:
-        return "Not measured. `recipes/evaluate.py` measures a model and this card then shows what it found."
-    titles = ["metric", "protocol", "data", "reported by the authors", *SUBJECTS.values(), "commit"]
-    cells = [
-        [
-            row.title,
-            row.words,
-            describe_data(row.data),
-            f"{row.reported['value']} ({row.reported['where']})" if row.reported else NOT_REPORTED,
-            *(row.value(subject) for subject in SUBJECTS),
-            row.commits,
-        ]
-        for row in rows
-    ]
-    return _markdown([titles, *cells])
-
-
-def render_earlier(earlier: Sequence[dict[str, Any]]) -> str:
-    """Render what was measured of weights that the branch held before, a row for each metric and revision.
+def collect_earlier(earlier: Sequence[dict[str, Any]]) -> list[tuple[str, Row]]:
+    """Sort the results of weights that the branch held before into rows.
 
     Args:
         earlier (sequence of `dict`): Lines of `earlier_results.jsonl`: as in `results.jsonl`, with the `revision` (the
             commit on the Hub that holds the weights).
 
     Returns:
-        `str`: A Markdown table, empty where there is nothing.
+        `list[tuple[str, Row]]`: Revision and row, the latest revision first.
     """
     by_revision: dict[str, list[dict[str, Any]]] = {}
     for line in earlier:
         by_revision.setdefault(line["revision"], []).append(line)
-    cells = [
-        [f"`{revision}`", row.title, row.words, describe_data(row.data), row.value("trained"), row.commits]
+    return [
+        (revision, row)
         for revision, lines in reversed(by_revision.items())
         for row in collect(lines)
         if "trained" in row.measured
     ]
-    if not cells:
-        return ""
-    return _markdown([["revision", "metric", "protocol", "data", "measured by us", "commit"], *cells])
-
-
-def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    rows = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]
-    return "\n".join([rows[0], "|---" * len(lines[0]) + "|", *rows[1:]])
-
-
-def describe_data(data: dict[str, Any]) -> str:
-    """Say on what was measured: data set and its revision, splits, numbers of images."""
-    parts = []
-    if data.get("path"):
-        revision = str(data.get("revision") or "")
-        parts.append(f"`{data['path']}`" + (f" at `{revision[:_SHORT]}`" if revision else ""))
-    for role in ("train", "test"):
-        split, count = data.get(f"{role}_split"), data.get(f"num_{role}")
-        if split:
-            parts.append(
-                f"{'learned from' if role == 'train' else 'tested on'} `{split}`" + (f" ({count})" if count else "")
-            )
-    return ", ".join(parts) or "-"
 
 
 def to_model_index(rows: list[Row]) -> list[EvalResult]:

@@ -24,7 +24,7 @@ __all__ = ["publish_space", "write_space"]
 PACKAGE = Path(__file__).parents[1]
 
 # Kinds of files that the page and the package are made of; whatever else lies beside them stays at home.
-_TEXTS = (".css", ".html", ".js", ".json", ".jsonl", ".md", ".py", ".txt", ".typed", ".yaml")
+_TEXTS = (".css", ".html", ".jinja", ".js", ".json", ".jsonl", ".md", ".py", ".txt", ".typed", ".yaml")
 _KINDS = (*_TEXTS, ".jpg", ".png", ".safetensors", ".svg", ".webp")
 _NEEDED = ("app.py", "README.md", "requirements.txt")
 _CODE = (".css", ".html", ".js", ".py")

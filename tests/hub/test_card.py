@@ -3,11 +3,13 @@
 import re
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
+import jinja2.meta
 import pytest
 from huggingface_hub import ModelCard
 
-from ssl_zoo.hub.card import render_card
+from ssl_zoo.hub.card import TEMPLATE, render_card
 from tests.hub.runs import result
 
 
@@ -116,6 +118,15 @@ def test_code_compiles_and_names_the_repository(revision: str | None) -> None:
         compile(block, "card", "exec")
         assert "org/name" in block
         assert revision is None or revision in block
+
+
+def test_every_name_in_the_template_is_given_and_every_given_one_used() -> None:
+    """Jinja renders a misspelt name as nothing."""
+    text = TEMPLATE.read_text(encoding="utf-8")
+    with mock.patch.object(ModelCard, "from_template", wraps=ModelCard.from_template) as spy:
+        card([])
+    given = spy.call_args.kwargs.keys() - {"template_path"} | {"card_data"}
+    assert jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(text)) == given
 
 
 def test_paper_and_citation() -> None:

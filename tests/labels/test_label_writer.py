@@ -4,6 +4,7 @@ import copy
 import json
 from pathlib import Path
 
+import jinja2.meta
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -17,6 +18,7 @@ from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.source import DataConfig, open_source
 from ssl_zoo.data.views import EvalView
 from ssl_zoo.labels import writer as label_writer
+from ssl_zoo.labels.card import TEMPLATE
 from ssl_zoo.labels.heads import LabelError
 from ssl_zoo.labels.writer import Labelling, label_images
 from ssl_zoo.loading.fingerprint import weights_sha256
@@ -130,6 +132,8 @@ def test_what_they_are_of_stands_beside_them(whole, folder):
     assert card.data.source_datasets is None  # a folder of this machine
     assert "(6): 4, 8, 9, 10, 11, 30." in card.text
     assert str(folder.parent) not in card.text + json.dumps(about)
+    names = jinja2.meta.find_undeclared_variables(jinja2.Environment().parse(TEMPLATE.read_text(encoding="utf-8")))
+    assert names <= {"card_data", "title", "method", *about}, "Jinja renders an unknown name as nothing"
 
 
 @pytest.mark.parametrize("stop_after", [1, 7, 25, 34])

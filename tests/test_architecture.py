@@ -3,6 +3,7 @@
 import ast
 import sys
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -251,6 +252,78 @@ def test_a_module_imports_downwards_only(path: Path) -> None:
 )
 def test_the_rules_catch(module: str, statement: str) -> None:
     assert len(problems_of(module, statement)) == 1
+
+
+def import_cycle(sources: dict[str, str]) -> list[str]:
+    """Modules that import each other in a circle, imports inside functions included; empty if none do."""
+    graph: dict[str, set[str]] = {}
+    for module, source in sources.items():
+        names = [name for name, _ in imports(ast.parse(source))]
+        graph[module] = {name if name in sources else name.rpartition(".")[0] for name in names} & sources.keys()
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def test_no_modules_import_each_other() -> None:
+    sources = {module_name(path): (ROOT / path).read_text(encoding="utf-8") for path in MODULES}
+    assert import_cycle(sources) == []
+    planted = "def later():\n    from ssl_zoo.data.locate import locate"
+    assert set(import_cycle(sources | {"ssl_zoo.data.embedded": planted})) == {
+        "ssl_zoo.data.embedded",
+        "ssl_zoo.data.locate",
+    }
+
+
+def unlisted_names(source: str) -> list[str]:
+    """What is wrong with the `__all__` of a module: its place, names that don't exist, public names that it lacks.
+
+    Loggers, type variables and aliases of types needn't be in it.
+    """
+    public, defined, listed, place = set(), set(), None, 0
+    statements = [node for node in ast.parse(source).body if not isinstance(node, ast.Expr)]
+    for number, node in enumerate(statements):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            defined |= {alias.asname or alias.name for alias in node.names}
+            place = number + 1
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            public.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            names = {name.id for target in targets for name in ast.walk(target) if isinstance(name, ast.Name)}
+            if names == {"__all__"}:
+                listed, at = set(ast.literal_eval(node.value)), number
+            elif isinstance(node.value, ast.Subscript | ast.BinOp) or "getLogger" in ast.unparse(node.value):
+                defined |= names
+            else:
+                public |= names if "TypeVar" not in ast.unparse(node.value) else set()
+    public = {name for name in public if not name.startswith("_")}
+    if listed is None:
+        return ["no `__all__`"] if public else []
+    found = [] if at == place else ["`__all__` isn't the first thing after the imports"]
+    found += [f"`__all__` has {name}, which isn't there" for name in sorted(listed - public - defined)]
+    return found + [f"`__all__` lacks {name}" for name in sorted(public - listed)]
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[1] not in ("models", "hub")], ids=str)
+def test_a_module_lists_its_public_names(path: Path) -> None:
+    assert unlisted_names((ROOT / path).read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        ("def run(): ...", ["no `__all__`"]),
+        ('import os\n__all__ = ["LIMIT"]\nLIMIT = 1\nclass Run: ...', ["`__all__` lacks Run"]),
+        ('__all__ = ["run", "stop"]\ndef run(): ...', ["`__all__` has stop, which isn't there"]),
+        ('def run(): ...\n__all__ = ["run"]', ["`__all__` isn't the first thing after the imports"]),
+        ('from os import path\n__all__ = ["path"]\nFloats = list[float]\n_LIMIT = 1', []),
+    ],
+)
+def test_a_wrong_list_of_names_is_found(source: str, problem: list[str]) -> None:
+    assert unlisted_names(source) == problem
 
 
 @pytest.mark.parametrize("folder", ["ssl_zoo", "recipes", "tests"])

@@ -31,6 +31,9 @@ from ssl_zoo.hub.export import ExportError, export_repo
 from ssl_zoo.zoo.entries import ZooEntry, find_entry
 
 
+__all__ = ["AUTO", "LAYOUTS", "Converted", "convert_checkpoint"]
+
+
 logger = logging.getLogger(__name__)
 
 LAYOUTS: tuple[Layout, ...] = (

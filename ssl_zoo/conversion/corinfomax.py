@@ -14,6 +14,9 @@ from ssl_zoo.conversion.resnet import IMAGENET, is_resnet, linear_widths, resnet
 from ssl_zoo.models.registry import config_class_of
 
 
+__all__ = ["CorinfomaxBackboneLayout", "CorinfomaxLayout"]
+
+
 # The authors' evaluations resize by bilinear interpolation (torchvision's default) to size / 0.875, then crop.
 _SMALL_IMAGES: dict[str, dict[str, Any]] = {
     "cifar10": {"input_size": [3, 32, 32], "mean": [0.4914, 0.4822, 0.4465], "std": [0.247, 0.243, 0.261]},

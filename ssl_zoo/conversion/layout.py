@@ -13,6 +13,20 @@ from ssl_zoo.models.configuration_base import SSLConfig
 from ssl_zoo.models.registry import pretraining_class_of, public_classes
 
 
+__all__ = [
+    "BACKBONE",
+    "Checkpoint",
+    "Conversion",
+    "ConversionError",
+    "Layout",
+    "chosen_branch",
+    "is_left_out",
+    "model_tensors",
+    "same_names",
+    "saved_class_name",
+]
+
+
 BACKBONE = "timm_model."
 
 _LISTED = 8

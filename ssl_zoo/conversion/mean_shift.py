@@ -14,6 +14,9 @@ from ssl_zoo.conversion.resnet import IMAGENET, is_resnet, linear_widths, resnet
 from ssl_zoo.models.registry import config_class_of
 
 
+__all__ = ["MeanShiftLayout", "ambiguity"]
+
+
 _BANK = "a bank of past embeddings fills again within a few hundred steps, and would be larger than the network"
 _SEARCH = {
     "queue": _BANK,

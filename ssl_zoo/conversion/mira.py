@@ -14,6 +14,9 @@ from ssl_zoo.conversion.resnet import IMAGENET, is_resnet, linear_widths, resnet
 from ssl_zoo.models.registry import config_class_of
 
 
+__all__ = ["MiraLayout"]
+
+
 _SOURCES = {"teacher": "ema_model.", "student": "model."}
 # Below this cosine the prototypes of teacher and student are more than a step of training apart.
 _SAME_DIRECTION = 0.99

@@ -23,6 +23,9 @@ from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 from ssl_zoo.conversion.layout import Checkpoint, ConversionError
 
 
+__all__ = ["TRAINING_STATE", "file_sha256", "read_checkpoint"]
+
+
 logger = logging.getLogger(__name__)
 
 # In this order: the first that is there holds the weights.

@@ -13,6 +13,9 @@ from ssl_zoo.provenance import command, commit, versions
 from ssl_zoo.zoo.entries import License, ZooEntry, load_index, release_license
 
 
+__all__ = ["describe", "point_to_entries", "refuse_another"]
+
+
 logger = logging.getLogger(__name__)
 
 

@@ -9,6 +9,9 @@ import torch
 from ssl_zoo.conversion.layout import ConversionError
 
 
+__all__ = ["IMAGENET", "is_resnet", "linear_widths", "resnet_settings"]
+
+
 IMAGENET: dict[str, Any] = {
     "input_size": [3, 224, 224],
     "mean": [0.485, 0.456, 0.406],

@@ -16,7 +16,15 @@ from ssl_zoo.conversion.sela_heads import LABEL_NAMES, Heads, has_heads, plain_n
 from ssl_zoo.models.registry import config_class_of
 
 
-__all__ = ["SELA_LAYOUTS", "SelaAlexNetLayout", "SelaResNetV1Layout", "SelaResNetV2Layout", "SelaTorchvisionLayout"]
+__all__ = [
+    "SELA_LAYOUTS",
+    "SelaAlexNetLayout",
+    "SelaLayout",
+    "SelaResNetV1Layout",
+    "SelaResNetV2Layout",
+    "SelaTorchvisionLayout",
+]
+
 
 _CIFAR_ROWS = 50_000
 _CIFAR = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}  # theirs for both CIFAR-10 and CIFAR-100

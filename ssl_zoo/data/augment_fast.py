@@ -21,6 +21,9 @@ from ssl_zoo.data.view_parameters import CONTRAST, HUE, SATURATION, ViewParamete
 from ssl_zoo.data.view_switches import apply_switches
 
 
+__all__ = ["change_colors", "change_view", "cut_view", "gaussian_blur", "make_views", "read_views", "turn_hue"]
+
+
 _ANTIALIASED = {"bilinear": torch.ops.aten._upsample_bilinear2d_aa, "bicubic": torch.ops.aten._upsample_bicubic2d_aa}
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # the grey of PIL (ITU-R 601-2)
 _HALF = 0.498  # PIL cuts off what OpenCV rounds; a little less, so that whole numbers stay what they are

@@ -13,6 +13,9 @@ from ssl_zoo.data.view_parameters import Affine, ViewParameters
 from ssl_zoo.data.view_switches import apply_switches
 
 
+__all__ = ["apply_affine", "make_views", "read_views"]
+
+
 # In the order of BRIGHTNESS, CONTRAST, SATURATION, HUE.
 _JITTER_STEPS: tuple[Callable[[Any, float], Any], ...] = (
     tv.adjust_brightness,

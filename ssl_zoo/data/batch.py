@@ -11,6 +11,9 @@ from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.source import ImageSource
 
 
+__all__ = ["Batch", "CorruptCounter", "ReadPosition"]
+
+
 logger = logging.getLogger(__name__)
 
 _MIN_ROWS_TO_JUDGE = 100  # below, the share of corrupt rows says little

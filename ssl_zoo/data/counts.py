@@ -23,6 +23,9 @@ from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.locate import Located
 
 
+__all__ = ["count_rows", "identify", "read_labels"]
+
+
 def count_rows(found: Located, *, split: str) -> npt.NDArray[np.int64]:
     """Rows of each shard, in file order.
 

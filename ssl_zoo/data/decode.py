@@ -10,6 +10,9 @@ from datasets.utils.file_utils import is_local_path, xopen
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 
+__all__ = ["CorruptImageError", "Pixels", "decode_image", "read_content"]
+
+
 Pixels = npt.NDArray[np.uint8]
 
 

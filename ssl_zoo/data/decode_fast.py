@@ -10,6 +10,9 @@ from PIL import ExifTags, Image
 from ssl_zoo.data.decode import Pixels, decode_image, read_content
 
 
+__all__ = ["decode_pixels", "jpeg_size"]
+
+
 _START, _APP1, _START_OF_SCAN = b"\xff\xd8\xff", 0xE1, 0xDA
 _COLORS = ("YCbCr", "RGB", "Gray")
 

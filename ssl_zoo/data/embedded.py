@@ -22,10 +22,12 @@ from tqdm import tqdm
 
 from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.errors import DataError
-from ssl_zoo.data.locate import EMBEDDED_NAME
 
 
 __all__ = ["EMBEDDED_NAME", "embedded_dataset_dir"]
+
+EMBEDDED_NAME = "embedded"
+"""What `data.path` calls this data set."""
 
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]

@@ -23,6 +23,9 @@ from ssl_zoo.data.source import DataConfig, ImageSource
 from ssl_zoo.data.views import ImageTransform
 
 
+__all__ = ["LabelledSubset", "SupportSampler", "choose_labelled", "copy_images", "draw_labelled"]
+
+
 Ids = npt.NDArray[np.int64]
 
 
@@ -245,6 +248,3 @@ def _write_images(source: ImageSource, subset: LabelledSubset, target: Path) -> 
                 continue  # training names it when it meets it
             writer.write({"sample_id": row.sample_id, "label": label, "image": row.image})
         writer.finalize()
-
-
-__all__ = ["LabelledSubset", "SupportSampler", "choose_labelled", "copy_images", "draw_labelled"]

@@ -14,11 +14,12 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from ssl_zoo.data.embedded import EMBEDDED_NAME, embedded_dataset_dir
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.nearest import did_you_mean
 
 
-EMBEDDED_NAME = "embedded"
+__all__ = ["Located", "locate"]
 
 
 @dataclass
@@ -48,8 +49,6 @@ def locate(path: str, *, name: str | None, split: str, revision: str | None, str
         DataError: No such folder, id, revision, configuration or split; no access; no network; no files.
     """
     if path == EMBEDDED_NAME:
-        from ssl_zoo.data.embedded import embedded_dataset_dir
-
         folder = embedded_dataset_dir()
     else:
         folder = Path(path).expanduser()

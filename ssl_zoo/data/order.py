@@ -12,6 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 
+__all__ = ["Segment", "StreamOrder"]
+
+
 _SHARDS, _ROWS = 1, 2  # keep the two kinds of permutation apart: numpy reads [seed, 0] and [seed] as the same seed
 
 

@@ -17,7 +17,8 @@ from ssl_zoo.nearest import did_you_mean
 from ssl_zoo.settings.declare import setting
 
 
-__all__ = ["DataConfig", "DataError", "ImageSource", "Row", "RowReader", "open_source"]
+__all__ = ["DataConfig", "DataError", "ImageSource", "Row", "RowReader", "find_columns", "open_source"]
+
 
 _LABEL_NAMES = ("label", "labels", "cls")
 _TABLE_ROWS = 128

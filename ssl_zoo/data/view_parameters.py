@@ -13,6 +13,22 @@ from ssl_zoo.data.view_switches import SWITCHES
 from ssl_zoo.data.views_config import ViewsConfig
 
 
+__all__ = [
+    "BRIGHTNESS",
+    "CONTRAST",
+    "GLOBAL_1",
+    "GLOBAL_2",
+    "HUE",
+    "LOCAL",
+    "SATURATION",
+    "Affine",
+    "ViewParameters",
+    "draw_box",
+    "draw_jitter",
+    "draw_view",
+]
+
+
 GLOBAL_1, GLOBAL_2, LOCAL = range(3)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 

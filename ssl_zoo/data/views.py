@@ -26,6 +26,9 @@ from ssl_zoo.data.view_parameters import GLOBAL_1, GLOBAL_2, LOCAL, ViewParamete
 from ssl_zoo.data.views_config import IMAGENET_MEAN, IMAGENET_STD, ViewsConfig
 
 
+__all__ = ["EvalView", "ImageTransform", "MultiView", "RawPixels", "Sample", "ViewsConfig"]
+
+
 _CACHED_VALUES = 2**18  # so many float32 stay in a core's cache while they are normalised
 
 
@@ -229,6 +232,3 @@ class RawPixels(EvalView):
 
     def __init__(self, size: int) -> None:
         super().__init__(size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop_pct=1.0)
-
-
-__all__ = ["EvalView", "ImageTransform", "MultiView", "RawPixels", "Sample", "ViewsConfig"]

@@ -14,7 +14,7 @@ from ssl_zoo.detection.boxes import ObjectFields
 from ssl_zoo.nearest import did_you_mean
 
 
-__all__ = ["DetectionRow", "DetectionSource", "open_detection_source"]
+__all__ = ["DetectionReader", "DetectionRow", "DetectionSource", "open_detection_source"]
 
 
 class DetectionRow(NamedTuple):

@@ -13,7 +13,8 @@ from ssl_zoo.explore.workbench import ExploreError
 from ssl_zoo.functional.assignment import mira_assignment
 
 
-__all__ = ["Distributions", "Mode", "check_settings", "distributions", "modes", "probabilities"]
+__all__ = ["COLDEST", "HOTTEST", "Distributions", "Mode", "check_settings", "distributions", "modes", "probabilities"]
+
 
 Mode = Literal["softmax", "assignment"]
 

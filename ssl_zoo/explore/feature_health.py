@@ -15,7 +15,8 @@ from ssl_zoo.explore.preparation import Explained
 from ssl_zoo.functional.neighbors import nearest_neighbors
 
 
-__all__ = ["Confusion", "FeatureHealth", "Mistaken", "feature_health"]
+__all__ = ["NEIGHBORS", "Confusion", "FeatureHealth", "Mistaken", "feature_health"]
+
 
 NEIGHBORS = 20
 """Neighbours that vote."""

@@ -22,7 +22,8 @@ from ssl_zoo.data.source import DataConfig, DataError, ImageSource, open_source
 from ssl_zoo.explore.row_files import check_image_place
 
 
-__all__ = ["Gallery", "GalleryRequest", "Step", "open_gallery"]
+__all__ = ["THUMBNAIL", "Gallery", "GalleryRequest", "Step", "open_gallery"]
+
 
 THUMBNAIL = 96
 """Side of a small picture in pixels."""

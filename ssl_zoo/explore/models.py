@@ -10,7 +10,7 @@ from huggingface_hub import HfApi
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
-from ssl_zoo.data.locate import EMBEDDED_NAME
+from ssl_zoo.data.embedded import EMBEDDED_NAME
 from ssl_zoo.explore.workbench import ExploreError, Rules
 from ssl_zoo.loading.models import ModelLoadError, find_file
 from ssl_zoo.models.registry import method_names

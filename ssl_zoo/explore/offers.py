@@ -8,9 +8,9 @@ from pathlib import Path
 import datasets
 from huggingface_hub import HfApi
 
-from ssl_zoo.data.embedded import embedded_dataset_dir
+from ssl_zoo.data.embedded import EMBEDDED_NAME, embedded_dataset_dir
 from ssl_zoo.data.errors import DataError
-from ssl_zoo.data.locate import EMBEDDED_NAME, locate
+from ssl_zoo.data.locate import locate
 from ssl_zoo.explore.models import check_data_name, visitor_words
 from ssl_zoo.explore.run_checkpoints import list_run_checkpoints
 from ssl_zoo.explore.workbench import ExploreError, Rules

@@ -23,7 +23,17 @@ from ssl_zoo.hub.sources import CONVERSION_FILE, PRETRAINING_FOLDER, RECIPE_FILE
 from ssl_zoo.hub.weights import WEIGHTS_FILE, describe_weights, entry_modules, write_weights
 
 
-__all__ = ["CODE_MARK", "PERMISSION", "WRITTEN", "ExportError", "export_repo"]
+__all__ = [
+    "CODE_MARK",
+    "EARLIER_FILE",
+    "METRICS_FILE",
+    "PERMISSION",
+    "RESULTS_FILE",
+    "WRITTEN",
+    "ExportError",
+    "export_repo",
+]
+
 
 PERMISSION = "published_with_permission"
 """Key of `conversion.json`: the day from which weights without a licence are public."""

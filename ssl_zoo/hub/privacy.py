@@ -11,6 +11,9 @@ from pathlib import Path
 from typing import Any
 
 
+__all__ = ["file_leaks", "find_leaks", "folder_name", "is_local_folder", "without_paths"]
+
+
 # A path from the root, from the home folder or from a drive: quoted (may then hold blanks) or up to the next blank.
 # `https://...` and `a/b` are none.
 _START = r"(?:file://)?(?:~[\w.-]*[/\\]|/(?=[\w.~@-])|[A-Za-z]:[/\\](?=[\w.]))"

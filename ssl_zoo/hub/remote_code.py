@@ -10,6 +10,9 @@ import re
 from pathlib import Path
 
 
+__all__ = ["PACKAGE", "flat_name", "flatten"]
+
+
 PACKAGE = "ssl_zoo"
 _ROOT = Path(__file__).parents[1]
 

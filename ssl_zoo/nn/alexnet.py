@@ -13,6 +13,9 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, is_model, r
 from torch import nn
 
 
+__all__ = ["AlexNet", "alexnet_bn", "default_cfgs", "register_alexnet"]
+
+
 default_cfgs = generate_default_cfgs(
     {
         "alexnet_bn.untrained": {
@@ -152,6 +155,3 @@ def register_alexnet() -> None:
     """Make `alexnet_bn` known to timm, once: exported remote code may meet the installed package."""
     if not is_model("alexnet_bn"):
         register_model(alexnet_bn)
-
-
-__all__ = ["AlexNet", "alexnet_bn", "register_alexnet"]

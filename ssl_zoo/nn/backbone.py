@@ -12,6 +12,9 @@ from ssl_zoo.nn.alexnet import register_alexnet
 from ssl_zoo.nn.preact_resnet import register_preact_resnet
 
 
+__all__ = ["create_backbone", "loads_in_timm", "multi_crop_embeddings", "pooled_features"]
+
+
 register_alexnet()
 register_preact_resnet()
 

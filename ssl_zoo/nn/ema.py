@@ -6,6 +6,9 @@ import torch
 from torch import nn
 
 
+__all__ = ["update_ema_"]
+
+
 @torch.no_grad()
 def update_ema_(average: nn.Module, online: nn.Module, momentum: float) -> None:
     """Move `average` towards `online` in place: `average <- momentum * average + (1 - momentum) * online`.

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from torch import nn
 
 
+__all__ = ["Projector"]
+
+
 class Projector(nn.Sequential):
     """Linear-BN-ReLU for every hidden width, then a plain linear layer.
 

@@ -6,6 +6,9 @@ import torch
 from torch import nn
 
 
+__all__ = ["use_channels_last"]
+
+
 # Measured with oneDNN 3.12: channels last, ResNet-18's max-pool takes a tenth of the time and its early convolutions
 # and batch norms 0.7 to 0.95 of it, but a convolution of 512 channels at 2 x 2 pixels 1.7 times as long.
 _FEW_PIXELS, _MANY_CHANNELS = 32, 256
@@ -51,6 +54,3 @@ def _wide_and_small(backbone: nn.Module, image_size: int) -> list[nn.Module]:
 
 def _lay_out_input(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
     return (inputs[0].contiguous(), *inputs[1:])
-
-
-__all__ = ["use_channels_last"]

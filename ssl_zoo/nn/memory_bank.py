@@ -10,6 +10,9 @@ import torch
 from torch import nn
 
 
+__all__ = ["Column", "MemoryBank", "UpdatedColumn", "empty_column"]
+
+
 _LARGE = 2**20  # bytes: what is smaller isn't worth pages of its own
 
 

@@ -15,6 +15,9 @@ from timm.models.resnetv2 import ResNetV2
 from torch import nn
 
 
+__all__ = ["PreActResNet", "default_cfgs", "preact_resnet50", "register_preact_resnet"]
+
+
 default_cfgs = generate_default_cfgs(
     {
         "preact_resnet50.untrained": {
@@ -63,6 +66,3 @@ def register_preact_resnet() -> None:
     """Make `preact_resnet50` known to timm, once: exported remote code may meet the installed package."""
     if not is_model("preact_resnet50"):
         register_model(preact_resnet50)
-
-
-__all__ = ["PreActResNet", "preact_resnet50", "register_preact_resnet"]

@@ -5,6 +5,9 @@ import torch.nn.functional as F
 from torch import nn
 
 
+__all__ = ["Prototypes"]
+
+
 class Prototypes(nn.Module):
     """Cosine similarity of projections to learned prototypes.
 

@@ -8,6 +8,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
+__all__ = ["recompute_activations", "refuse_options"]
+
+
 _DEFAULTS = {"use_reentrant": False, "every_n_layers": 1, "offload": False}
 
 
@@ -72,6 +75,3 @@ def _release_statistics(module: Any, inputs: Any, output: Any) -> None:
         module.momentum, num_batches = module._held
         module.num_batches_tracked.copy_(num_batches)
         module._held = None
-
-
-__all__ = ["recompute_activations", "refuse_options"]

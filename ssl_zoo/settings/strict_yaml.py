@@ -12,6 +12,9 @@ import yaml
 from ssl_zoo.settings.hints import SettingsError
 
 
+__all__ = ["dump", "parse"]
+
+
 _RESOLVERS: dict[str, list[tuple[str, re.Pattern[str]]]] = {}
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", ["~", "n", "N", ""]),
@@ -106,6 +109,3 @@ def _key_lines(node: yaml.Node, prefix: str = "") -> dict[str, int]:
             lines[f"{prefix}{key.value}"] = key.start_mark.line + 1
             lines |= _key_lines(value, f"{prefix}{key.value}.")
     return lines
-
-
-__all__ = ["dump", "parse"]

@@ -14,6 +14,9 @@ from ssl_zoo.training.config import RecipeError
 from ssl_zoo.training.recipe import Recipe
 
 
+__all__ = ["build_model", "create_support", "fit_model"]
+
+
 def fit_model(recipe: Recipe, source: ImageSource) -> tuple[SSLForPreTraining, LabelledSubset | None]:
     """Build the model with the state that the data needs, and choose the images whose label it may learn from."""
     learns = recipe.model_config().learns_from_labels
@@ -100,6 +103,3 @@ def build_model(
         "num_classes": 0,
     }
     return model
-
-
-__all__ = ["build_model", "create_support", "fit_model"]

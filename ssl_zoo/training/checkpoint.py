@@ -12,6 +12,17 @@ from accelerate.utils import gather_object
 from ssl_zoo.atomic import replace_atomically
 
 
+__all__ = [
+    "CheckpointError",
+    "TrainingState",
+    "find_checkpoint",
+    "list_checkpoints",
+    "load_checkpoint",
+    "save_checkpoint",
+    "truncate_log",
+]
+
+
 _STATE = "training_state.json"
 
 

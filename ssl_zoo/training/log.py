@@ -16,6 +16,9 @@ from ssl_zoo.data.stream import Batch
 from ssl_zoo.training.checkpoint import truncate_log
 
 
+__all__ = ["RunLog"]
+
+
 class RunLog(AbstractContextManager["RunLog"]):
     """Progress bar, `metrics.jsonl`, Accelerate's trackers and, on request, a trace of every step.
 

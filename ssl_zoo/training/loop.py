@@ -18,6 +18,9 @@ from ssl_zoo.training.stop import StopSignals
 from ssl_zoo.training.watchdog import Watchdog, effective_rank
 
 
+__all__ = ["NonFiniteLossError", "StoppedError", "train", "train_step"]
+
+
 class NonFiniteLossError(FloatingPointError):
     """The loss or a weight became infinite or NaN."""
 

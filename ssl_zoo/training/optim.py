@@ -9,6 +9,9 @@ from ssl_zoo.training.config import OptimConfig
 from ssl_zoo.training.plan import Plan
 
 
+__all__ = ["create_optimizer", "lay_out_state_", "learning_rate", "set_learning_rate"]
+
+
 def create_optimizer(model: nn.Module, config: OptimConfig, *, fused: bool = True) -> torch.optim.Optimizer:
     """Build the optimiser over the parameters that are trained.
 

@@ -13,6 +13,9 @@ from ssl_zoo.functional.distributed import all_reduce_max_, rank, world_size
 from ssl_zoo.training.recipe import Recipe
 
 
+__all__ = ["TrainingPasses"]
+
+
 class TrainingPasses:
     """What `SSLForPreTraining.before_step` is given; see `TrainingData`.
 
@@ -74,6 +77,3 @@ class TrainingPasses:
                     ids = torch.cat([ids, torch.full_like(ids, -1)])
                     views = [view.repeat(2, 1, 1, 1) for view in views]
                 yield views, ids.to(self._device)
-
-
-__all__ = ["TrainingPasses"]

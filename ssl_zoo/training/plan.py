@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from ssl_zoo.training.recipe import Recipe, RecipeError
 
 
+__all__ = ["Plan", "derive_plan"]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What a run does, in steps.
@@ -78,6 +81,3 @@ def derive_plan(recipe: Recipe, *, num_rows: int, num_processes: int) -> Plan:
         warmup_steps=min(recipe.optim.warmup_epochs * steps_per_epoch, total),
         peak_learning_rate=recipe.optim.peak_learning_rate(train.global_batch_size),
     )
-
-
-__all__ = ["Plan", "derive_plan"]

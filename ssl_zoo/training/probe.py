@@ -10,6 +10,9 @@ from ssl_zoo.nn.backbone import pooled_features
 from ssl_zoo.training.session import Session
 
 
+__all__ = ["probe"]
+
+
 def probe(session: Session) -> float:
     """Weighted k-NN accuracy of the branch that the method evaluates, by the recipe's protocol.
 

@@ -10,6 +10,9 @@ from accelerate import Accelerator
 from ssl_zoo.training.config import RecipeError
 
 
+__all__ = ["create_accelerator"]
+
+
 def create_accelerator(**options: Any) -> Accelerator:
     """Create the `Accelerator` of a run.
 
@@ -57,6 +60,3 @@ def _keep_freed_memory() -> None:
         trim_threshold, mmap_max = -1, -4  # M_TRIM_THRESHOLD and M_MMAP_MAX of malloc.h
         mallopt(trim_threshold, -1)
         mallopt(mmap_max, 0)
-
-
-__all__ = ["create_accelerator"]

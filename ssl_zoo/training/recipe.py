@@ -25,6 +25,21 @@ from ssl_zoo.training.config import EvaluationConfig, OptimConfig, RecipeError, 
 from ssl_zoo.training.recipe_keys import SECTIONS, TOP_LEVEL, all_keys, describe_keys, model_hints
 
 
+__all__ = [
+    "SECTIONS",
+    "DataConfig",
+    "EvaluationConfig",
+    "OptimConfig",
+    "Recipe",
+    "RecipeError",
+    "TrainConfig",
+    "ViewsConfig",
+    "describe_keys",
+    "load_recipe",
+    "recipe_from_dict",
+]
+
+
 @dataclass
 class Recipe:
     """A complete, resolved recipe.
@@ -155,18 +170,3 @@ def _build(given: Given) -> Recipe:
             f"{recipe.train.epochs}, got {recipe.optim.warmup_epochs}"
         )
     return recipe
-
-
-__all__ = [
-    "SECTIONS",
-    "DataConfig",
-    "EvaluationConfig",
-    "OptimConfig",
-    "Recipe",
-    "RecipeError",
-    "TrainConfig",
-    "ViewsConfig",
-    "describe_keys",
-    "load_recipe",
-    "recipe_from_dict",
-]

@@ -29,6 +29,9 @@ from ssl_zoo.training.processes import create_accelerator
 from ssl_zoo.training.recipe import Recipe, load_recipe
 
 
+__all__ = ["Session", "open_session"]
+
+
 # What may change between a run and its continuation: none of it changes the result.
 _FREE_TO_CHANGE = frozenset(
     f"train.{name}"
@@ -273,6 +276,3 @@ def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _scalar_settings(recipe: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in _flat(recipe).items() if isinstance(value, int | float | str)}
-
-
-__all__ = ["Session", "open_session"]

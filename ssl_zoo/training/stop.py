@@ -6,6 +6,9 @@ from types import FrameType, TracebackType
 from typing import Any
 
 
+__all__ = ["StopSignals"]
+
+
 class StopSignals(AbstractContextManager["StopSignals"]):
     """Remembers that the run was asked to stop; a second SIGINT ends it at once."""
 

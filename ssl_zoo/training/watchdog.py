@@ -7,6 +7,9 @@ import torch
 from ssl_zoo.models.modeling_base import SSLForPreTraining
 
 
+__all__ = ["Watchdog", "effective_rank"]
+
+
 class Watchdog:
     """Turns logged metrics into warnings.
 

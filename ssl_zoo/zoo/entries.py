@@ -17,6 +17,7 @@ from ssl_zoo.nearest import did_you_mean
 
 
 __all__ = [
+    "INDEX",
     "License",
     "Measured",
     "Reported",
@@ -27,6 +28,7 @@ __all__ = [
     "model_info",
     "release_license",
 ]
+
 
 INDEX = Path(__file__).with_name("index.json")
 

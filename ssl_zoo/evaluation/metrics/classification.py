@@ -7,7 +7,16 @@ import numpy as np
 import numpy.typing as npt
 
 
-__all__ = ["Interpolation", "accuracy", "average_precisions", "mean_average_precision", "mean_per_class_accuracy"]
+__all__ = [
+    "Interpolation",
+    "accuracy",
+    "average_precisions",
+    "mean_average_precision",
+    "mean_per_class_accuracy",
+    "top_k_accuracy",
+]
+
+
 __all__ += ["top_k_accuracy"]
 
 Interpolation = Literal["voc2007", "all"]

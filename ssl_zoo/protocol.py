@@ -15,8 +15,17 @@ from ssl_zoo.settings.declare import plain
 from ssl_zoo.settings.given import Given, describe_settings
 
 
-__all__ = ["Metric", "Protocol", "describe_protocols", "find_metric", "find_protocol", "known_metrics"]
-__all__ += ["protocol_names", "read_protocol_settings"]
+__all__ = [
+    "Metric",
+    "Protocol",
+    "describe_protocols",
+    "find_metric",
+    "find_protocol",
+    "known_metrics",
+    "protocol_names",
+    "read_protocol_settings",
+]
+
 
 SubjectName = Literal["trained", "random_init", "raw_pixels"]
 

@@ -181,11 +181,3 @@ def test_as_metrics_of_evaluate():
             batch = slice(start, start + 77)
             metric.add_batch(predictions=torch.tensor(predictions[batch]), references=torch.tensor(references[batch]))
         assert metric.compute(**settings) == expected
-
-
-def test_the_agreement_is_found_where_it_was():
-    import ssl_zoo.evaluation.metrics.clustering as clustering
-
-    assert clustering.ClusteringAgreement is ClusteringAgreement
-    with pytest.raises(AttributeError, match="no attribute 'Clustering'"):
-        clustering.Clustering  # noqa: B018

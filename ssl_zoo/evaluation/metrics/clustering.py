@@ -5,7 +5,6 @@ many clusters fit. `ssl_zoo.evaluation.metrics.modules.ClusteringAgreement` is t
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +20,6 @@ __all__ = [
 ]
 
 Counts = npt.NDArray[np.int64]
-
-
-def __getattr__(name: str) -> Any:
-    """`ClusteringAgreement` lives in `metrics`: importing `evaluate` takes seconds that this module need not cost."""
-    if name == "ClusteringAgreement":
-        from ssl_zoo.evaluation.metrics.modules import ClusteringAgreement
-
-        return ClusteringAgreement
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 @dataclass(frozen=True)

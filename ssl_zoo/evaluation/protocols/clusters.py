@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ssl_zoo.labels.assign import PseudoLabels
 
 
-__all__ = ["PROTOCOL", "ClusterSettings"]
+__all__ = ["PROTOCOL", "ClusterSettings", "measure"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ssl_zoo.evaluation.results import Result
 
 
-__all__ = ["PROTOCOL", "FinetuneSettings", "finetune_results"]
+__all__ = ["PROTOCOL", "FinetuneSettings", "finetune_results", "measure"]
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ssl_zoo.evaluation.results import Result
 
 
-__all__ = ["PROTOCOL", "KnnSettings"]
+__all__ = ["PROTOCOL", "KnnSettings", "measure"]
 
 
 @dataclass(frozen=True)

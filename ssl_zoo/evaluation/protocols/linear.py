@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ssl_zoo.evaluation.results import Result
 
 
-__all__ = ["METRICS", "PROTOCOL", "LinearProbe"]
+__all__ = ["METRICS", "PROTOCOL", "LinearProbe", "measure"]
 
 METRICS = (
     Metric("linear_top1", "linear top-1", unit="%", hub_type="accuracy", parameters=("paper",)),

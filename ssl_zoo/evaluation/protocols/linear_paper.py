@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ssl_zoo.evaluation.results import Result
 
 
-__all__ = ["PROTOCOL"]
+__all__ = ["PROTOCOL", "measure"]
 
 
 def measure(evaluation: "Evaluation", settings: FinetuneSettings) -> "list[Result]":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ssl_zoo.evaluation.results import Result
 
 
-__all__ = ["PROTOCOL", "LogisticRegression", "logistic_results"]
+__all__ = ["PROTOCOL", "LogisticRegression", "logistic_results", "measure"]
 
 
 @dataclass(frozen=True)

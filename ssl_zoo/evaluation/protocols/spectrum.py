@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ssl_zoo.evaluation.results import Result
 
 
-__all__ = ["PROTOCOL", "SpectrumSettings"]
+__all__ = ["PROTOCOL", "SpectrumSettings", "measure"]
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,9 @@ from ssl_zoo.data.view_switches import SWITCHES
 from ssl_zoo.data.views_config import ViewsConfig
 
 
+__all__ = ["DeviceAugment", "blend", "device_augments", "gaussian_blur", "luma", "pack_parameters", "turn_hue"]
+
+
 # Columns of the packed parameters: flip, grey, sigma, hue, one for each switch; the blends fill all that follow.
 _BLENDS = 4 + len(SWITCHES)
 # The hue may turn before, between or after the three other changes. Three places for them on either side of it are
@@ -197,6 +200,3 @@ def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor, *, radius: int) -> torch
         rows = nn.functional.conv2d(padded, weights, groups=batch * channels)
         blurred: torch.Tensor = nn.functional.conv2d(rows, weights.transpose(2, 3), groups=batch * channels)
     return blurred.add_(0.5).floor_().view(x.shape)
-
-
-__all__ = ["DeviceAugment", "blend", "device_augments", "gaussian_blur", "luma", "pack_parameters", "turn_hue"]

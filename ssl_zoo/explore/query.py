@@ -19,7 +19,18 @@ from ssl_zoo.explore.preparation import Explained, Explorer
 from ssl_zoo.loading.models import ModelLoadError, find_file
 
 
-__all__ = ["AugmentedViews", "Hit", "ImageReport", "Landing", "Neighbor", "augmented", "look_at", "model_picture"]
+__all__ = [
+    "MAX_VIEWS",
+    "AugmentedViews",
+    "Hit",
+    "ImageReport",
+    "Landing",
+    "Neighbor",
+    "augmented",
+    "look_at",
+    "model_picture",
+]
+
 
 MAX_VIEWS = 12
 

@@ -12,7 +12,8 @@ from ssl_zoo.models.registry import display_name
 from ssl_zoo.provenance import command, commit, versions
 
 
-__all__ = ["describe_labels", "render_label_card"]
+__all__ = ["TEMPLATE", "describe_labels", "render_label_card"]
+
 
 TEMPLATE = Path(__file__).with_name("dataset_card.md.jinja")
 

@@ -9,12 +9,14 @@ detector.safetensors. See docs/detection.md.
 
 import argparse
 import dataclasses
+import json
 import logging
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from accelerate import Accelerator
 from safetensors.torch import save_file
@@ -32,6 +34,9 @@ from ssl_zoo.detection.report import describe_detection_data, draw_detections, m
 from ssl_zoo.detection.source import DetectionSource, open_detection_source
 from ssl_zoo.evaluation.results import append_results
 from ssl_zoo.loading.models import ModelLoadError
+from ssl_zoo.settings.declare import documented_fields, plain
+from ssl_zoo.settings.given import read_value
+from ssl_zoo.settings.hints import SettingsError, WrongTypeError
 from ssl_zoo.training.checkpoint import CheckpointError
 from ssl_zoo.training.config import RecipeError
 from ssl_zoo.training.processes import create_accelerator
@@ -64,35 +69,42 @@ def parse_arguments() -> argparse.Namespace:
 
     settings = parser.add_argument_group("settings", "what defines the result; the preset's where not given")
     settings.add_argument("--preset", choices=sorted(PRESETS), default="voc", help="published settings (voc)")
-    for field in dataclasses.fields(DetectionConfig):
-        values = [getattr(PRESETS[name], field.name) for name in sorted(PRESETS)]
-        shown = ", ".join(f"{name}: {_text(value)}" for name, value in zip(sorted(PRESETS), values, strict=True))
-        option = f"--{field.name.replace('_', '-')}"
-        if isinstance(values[0], bool):
-            settings.add_argument(option, action=argparse.BooleanOptionalAction, default=None, help=shown)
-        elif isinstance(values[0], tuple):
-            settings.add_argument(option, type=int, nargs="*", help=shown)
-        else:
-            choices = {"architecture": ("c4", "fpn"), "norm": ("sync", "frozen")}.get(field.name)
-            settings.add_argument(option, type=type(values[0]), choices=choices, help=shown)
-
+    add_options(settings, PRESETS)
     loop = parser.add_argument_group("speed and files", "these don't change the result")
-    for field in dataclasses.fields(LoopOptions):
-        kind = float if field.name == "max_corrupt_share" else int
-        option = f"--{field.name.replace('_', '-')}"
-        loop.add_argument(option, type=kind, default=field.default, help=f"default {field.default}")
+    add_options(loop, {"default": LoopOptions()})
     return parser.parse_args()
 
 
-def _text(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+def add_options(group: Any, defaults: dict[str, Any]) -> None:
+    """An option for each setting, with its help and the values that apply where it isn't given."""
+    kind = type(next(iter(defaults.values())))
+    help_lines, hints = documented_fields(kind), get_type_hints(kind)
+    for field in dataclasses.fields(kind):
+        hint, values = hints[field.name], {name: plain(getattr(each, field.name)) for name, each in defaults.items()}
+        shown = "; ".join(f"{name}: {json.dumps(value)}" for name, value in values.items())
+        options: dict[str, Any] = {"help": f"{help_lines[field.name]} ({shown})".replace("%", "%%"), "default": None}
+        if hint is bool:
+            options["action"] = argparse.BooleanOptionalAction
+        else:
+            options["type"] = partial(read_option, hint=hint)
+            options |= {"nargs": "*"} if get_origin(hint) is tuple else {}
+            options |= {"choices": get_args(hint)} if get_origin(hint) is Literal else {}
+        group.add_argument(f"--{field.name.replace('_', '-')}", **options)
 
 
-def read_config(arguments: argparse.Namespace) -> DetectionConfig:
-    """The preset with what the command line says instead."""
-    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(DetectionConfig)}
-    said = {name: tuple(v) if isinstance(v, list) else v for name, v in given.items() if v is not None}
-    return dataclasses.replace(PRESETS[arguments.preset], **said)
+def read_option(text: str, hint: Any) -> Any:
+    """A value of a type, as recipes and protocols read it."""
+    try:
+        return read_value(text, hint)
+    except (SettingsError, WrongTypeError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def read_settings(arguments: argparse.Namespace, defaults: Any) -> Any:
+    """The defaults with what the command line says instead; a list may be given in several words."""
+    said = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(defaults)}
+    said = {name: sum(value, ()) if isinstance(value, list) else value for name, value in said.items()}
+    return dataclasses.replace(defaults, **{name: value for name, value in said.items() if value is not None})
 
 
 def open_sources(arguments: argparse.Namespace) -> tuple[DetectionSource, DetectionSource]:
@@ -151,8 +163,8 @@ def open_sources(arguments: argparse.Namespace) -> tuple[DetectionSource, Detect
 
 def detect(arguments: argparse.Namespace, accelerator: Accelerator, output: Path) -> DetectionScores:
     """Train, measure, write."""
-    config = read_config(arguments)
-    options = LoopOptions(**{field.name: getattr(arguments, field.name) for field in dataclasses.fields(LoopOptions)})
+    config: DetectionConfig = read_settings(arguments, PRESETS[arguments.preset])
+    options: LoopOptions = read_settings(arguments, LoopOptions())
     backbone = load_detection_backbone(
         arguments.model, revision=arguments.revision, random_init=arguments.random_init, seed=config.seed
     )

@@ -21,6 +21,7 @@ from ssl_zoo.detection.config import DetectionConfig
 from ssl_zoo.detection.source import DetectionSource
 from ssl_zoo.detection.stream import BoxCounter, DetectionBatch, DetectionStream, make_detection_loader
 from ssl_zoo.functional.distributed import broadcast_running_statistics_
+from ssl_zoo.settings.declare import setting
 from ssl_zoo.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from ssl_zoo.training.log import RunLog
 from ssl_zoo.training.stop import StopSignals
@@ -37,24 +38,16 @@ class TrainingStopped(Exception):
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """What changes the speed or the files of a run, not its result.
+    """What changes the speed or the files of a run, not its result."""
 
-    Attributes:
-        micro_batch_size: Images that a device holds at once; `None` is all of its share. Without SyncBatchNorm it
-            does change the result: batch norm sees so many images.
-        num_workers: Loader processes of each process. A continued run needs as many as before.
-        checkpoint_every: Steps between two checkpoints.
-        log_every: Steps between two lines of `metrics.jsonl`.
-        max_corrupt_share: Largest share of rows without a readable image.
-        max_steps: Stop after this step as if asked to; for tests.
-    """
-
-    micro_batch_size: int | None = None
-    num_workers: int = 2
-    checkpoint_every: int = 1000
-    log_every: int = 20
-    max_corrupt_share: float = 0.01
-    max_steps: int | None = None
+    micro_batch_size: int | None = setting(
+        None, "images that a device holds at once; null = its share. Without SyncBatchNorm batch norm sees so many"
+    )
+    num_workers: int = setting(2, "loader processes of each process; a continued run needs as many as before")
+    checkpoint_every: int = setting(1000, "steps between two checkpoints")
+    log_every: int = setting(20, "steps between two lines of metrics.jsonl")
+    max_corrupt_share: float = setting(0.01, "largest share of rows without a readable image")
+    max_steps: int | None = setting(None, "stop after this step as if asked to")
 
 
 def train_detector(

@@ -17,7 +17,7 @@ from ssl_zoo.data.source import DataConfig
 from ssl_zoo.detection.backbone import load_detection_backbone
 from ssl_zoo.detection.boxes import ObjectFields
 from ssl_zoo.detection.coco import score_detections
-from ssl_zoo.detection.config import DetectionConfig
+from ssl_zoo.detection.config import PRESETS, DetectionConfig
 from ssl_zoo.detection.loop import LoopOptions, TrainingStopped, prepare_folder, take_step, train_detector
 from ssl_zoo.detection.measure import detect_all
 from ssl_zoo.detection.model import build_detector
@@ -194,6 +194,38 @@ def test_errors_are_sentences(root, run, shapes, more, message, tmp_path, monkey
         runpy.run_path(words[0], run_name="__main__")
     assert re.search(rf"^Not measured\. .*{message}", str(stopped.value), re.DOTALL)
     assert not (tmp_path / "out").exists()
+
+
+def test_settings_are_read_by_their_types(root, monkeypatch):
+    script = runpy.run_path(str(root / "recipes" / "detect.py"), run_name="script")
+
+    def read(*words):
+        monkeypatch.setattr(sys, "argv", ["detect.py", "none", "--data", "pets", *words])
+        arguments = script["parse_arguments"]()
+        return [script["read_settings"](arguments, each) for each in (PRESETS[arguments.preset], LoopOptions())]
+
+    assert read() == [PRESETS["voc"], LoopOptions()]
+    lists = ("--min-sizes", "640", "672", "--decay-steps", "10,20", "--anchor-sizes", "[8, 16]")
+    config, options = read("--preset", "coco", "--learning-rate", "1", *lists, "--train-on-empty", "--log-every", "5")
+    assert (config.min_sizes, config.decay_steps, config.anchor_sizes) == ((640, 672), (10, 20), (8, 16))
+    assert (config.learning_rate, config.train_on_empty, config.steps) == (1.0, True, PRESETS["coco"].steps)
+    assert options.log_every == 5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--steps", "1.5"), "--steps: expected int, got 1.5"),
+        (("--min-sizes", "640", "x"), "--min-sizes: expected int, got 'x'"),
+        (("--norm", "batch"), "--norm: expected one of sync, frozen, got 'batch'"),
+    ],
+)
+def test_a_wrong_option_is_named(root, monkeypatch, capsys, words, message):
+    script = runpy.run_path(str(root / "recipes" / "detect.py"), run_name="script")
+    monkeypatch.setattr(sys, "argv", ["detect.py", "none", "--data", "pets", *words])
+    with pytest.raises(SystemExit):
+        script["parse_arguments"]()
+    assert message in capsys.readouterr().err
 
 
 def test_picture_needs_an_image(tmp_path):

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from ssl_zoo.evaluation.metrics.clustering import (
     adjusted_mutual_information,
     adjusted_rand_index,
+    match_labels,
     normalized_mutual_information,
 )
 from ssl_zoo.explore.clusters import Clustering
@@ -72,7 +73,7 @@ class Comparison:
         self.nmi = normalized_mutual_information(first.labels, second.labels)
         self.ami = adjusted_mutual_information(first.labels, second.labels)
         self.ari = adjusted_rand_index(first.labels, second.labels)
-        self.partners = _match(first.labels, second.labels)
+        self.partners = match_labels(first.labels, second.labels)
         expected = np.full(len(first), -1)
         expected[list(self.partners)] = list(self.partners.values())
         moved = np.flatnonzero(expected[first.labels] != second.labels)
@@ -146,27 +147,6 @@ def compare(first: Clustering, second: Clustering) -> Comparison:
             "These two don't show the same images: open both on the same data, split and number of images."
         )
     return Comparison(first, second)
-
-
-def _match(first: Numbers, second: Numbers) -> dict[int, int]:
-    """Partners by the matching with the most images in common; only pairs that occur are looked at."""
-    from scipy.sparse import csr_array
-    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
-
-    rows, row_of = np.unique(first, return_inverse=True)
-    columns, column_of = np.unique(second, return_inverse=True)
-    pairs, counts = np.unique(row_of * len(columns) + column_of, return_counts=True)
-    # Each row may also stay alone, in a column of its own; 1 more everywhere keeps that apart from "no entry".
-    spare = np.arange(len(rows))
-    weights = np.concatenate([counts + 1, np.ones(len(rows), dtype=np.int64)]).astype(np.float64)
-    places = (
-        np.concatenate([pairs // len(columns), spare]),
-        np.concatenate([pairs % len(columns), len(columns) + spare]),
-    )
-    graph = csr_array((weights, places), shape=(len(rows), len(columns) + len(rows)))
-    matched_rows, matched_columns = min_weight_full_bipartite_matching(graph, maximize=True)
-    pairs_found = zip(matched_rows.tolist(), matched_columns.tolist(), strict=True)
-    return {int(rows[row]): int(columns[column]) for row, column in pairs_found if column < len(columns)}
 
 
 def _by_size(sizes: Numbers) -> list[int]:

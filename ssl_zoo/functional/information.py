@@ -1,4 +1,4 @@
-"""Entropies of soft assignments over the batch of all processes."""
+"""Entropies: of soft assignments over the batch of all processes, and of a spectrum."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from ssl_zoo.functional.distributed import all_reduce_sum_
 
 
-__all__ = ["Information", "information"]
+__all__ = ["Information", "effective_rank", "information"]
 
 
 class Information(NamedTuple):
@@ -51,3 +51,20 @@ def information(assignments: torch.Tensor) -> Information:
     means = sums[..., :-1] / sums[..., -1:]
     marginal_entropy = torch.special.entr(means[..., :-1]).sum(dim=-1)
     return Information(means[..., -1], marginal_entropy, marginal_entropy - means[..., -1])
+
+
+@torch.no_grad()
+def effective_rank(spectrum: torch.Tensor) -> torch.Tensor:
+    """Exponential of the entropy of a spectrum scaled to sum 1 (Roy and Vetterli, 2007).
+
+    Of the singular values of features this is RankMe (https://huggingface.co/papers/2210.02885).
+
+    Args:
+        spectrum (`torch.Tensor` of shape `(..., values)`): Singular values or eigenvalues, >= 0, in any order.
+
+    Returns:
+        `torch.Tensor` of shape `(...)`: from 1 (one value is not 0) to `values` (all are equal); 0 where all are 0.
+    """
+    total = spectrum.sum(dim=-1, keepdim=True)
+    shares = spectrum / total.clamp_min(torch.finfo(spectrum.dtype).tiny)
+    return torch.where(total[..., 0] > 0, torch.special.entr(shares).sum(dim=-1).exp(), 0.0)

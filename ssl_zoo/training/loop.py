@@ -15,7 +15,7 @@ from ssl_zoo.training.probe import probe
 from ssl_zoo.training.recipe import Recipe
 from ssl_zoo.training.session import Session, open_session
 from ssl_zoo.training.stop import StopSignals
-from ssl_zoo.training.watchdog import Watchdog, effective_rank
+from ssl_zoo.training.watchdog import Watchdog, feature_rank
 
 
 __all__ = ["NonFiniteLossError", "StoppedError", "train", "train_step"]
@@ -71,7 +71,7 @@ def train(recipe: Recipe) -> Path:
                 rate = session.optimizer.param_groups[0]["lr"]
                 metrics = {"loss": loss, "learning_rate": rate, "epoch": session.now()["epoch"]}
                 metrics |= _scalars(session, outputs[-1])
-                metrics["effective_rank"] = effective_rank(outputs[-1].embeddings)
+                metrics["effective_rank"] = feature_rank(outputs[-1].embeddings)
                 log.metrics(step, metrics)
                 for symptom in watchdog.look(metrics):
                     log.say(f"step {step}: {symptom}", warning=True)

@@ -4,6 +4,7 @@ import math
 
 import torch
 
+from ssl_zoo.functional.information import effective_rank
 from ssl_zoo.models.modeling_base import SSLForPreTraining
 
 
@@ -46,16 +47,14 @@ class Watchdog:
 
 
 @torch.no_grad()
-def effective_rank(embeddings: torch.Tensor) -> float:
-    """Exponential of the entropy of the normalised singular values (Roy and Vetterli 2007; RankMe).
+def feature_rank(embeddings: torch.Tensor) -> float:
+    """Effective rank of the features of a batch around their mean; `spectrum`'s RankMe leaves the mean in.
 
     Args:
-        embeddings (`torch.Tensor` of shape `(batch, num_features)`): Their mean is removed first.
+        embeddings (`torch.Tensor` of shape `(batch, num_features)`): Of one micro-batch.
 
     Returns:
         `float`: between 1 (a line) and min(batch, num_features); 0 when all rows are equal.
     """
     centred = embeddings.float() - embeddings.float().mean(dim=0)
-    singular = torch.linalg.svdvals(centred)
-    shares = singular / singular.sum().clamp_min(torch.finfo(singular.dtype).tiny)
-    return float(torch.special.entr(shares).sum().exp()) if singular.sum() > 0 else 0.0
+    return float(effective_rank(torch.linalg.svdvals(centred)))

@@ -3,7 +3,7 @@ import torch
 
 from ssl_zoo.evaluation.metrics.classification import average_precisions, mean_per_class_accuracy, top_k_accuracy
 from ssl_zoo.evaluation.metrics.clustering import clustering_agreement
-from ssl_zoo.evaluation.metrics.gather import gather_once
+from ssl_zoo.evaluation.metrics.modules import gather_once
 from tests.two_processes import run_in_two_processes
 
 

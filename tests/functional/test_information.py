@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ssl_zoo.functional import information
+from ssl_zoo.functional import effective_rank, information
 from tests.two_processes import run_in_two_processes
 
 
@@ -51,3 +51,10 @@ def test_two_processes_of_different_batch_equal_one():
 def test_a_vector_is_refused():
     with pytest.raises(ValueError, match=r"got \(3,\)"):
         information(torch.ones(3))
+
+
+def test_effective_rank_of_known_spectra():
+    spectra = torch.tensor([[3.0, 0, 0, 0], [2, 2, 2, 2], [0, 0, 0, 0], [1, 1, 0, 0]])
+    assert effective_rank(spectra).tolist() == pytest.approx([1.0, 4.0, 0.0, 2.0])
+    half = torch.tensor([0.5, 0.25, 0.25], dtype=torch.float64)
+    assert effective_rank(7 * half).item() == pytest.approx(2**1.5)

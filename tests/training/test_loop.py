@@ -14,7 +14,7 @@ from ssl_zoo.training.loop import train
 from ssl_zoo.training.optim import create_optimizer, learning_rate
 from ssl_zoo.training.plan import derive_plan
 from ssl_zoo.training.recipe import Recipe, RecipeError, recipe_from_dict
-from ssl_zoo.training.watchdog import Watchdog, effective_rank
+from ssl_zoo.training.watchdog import Watchdog, feature_rank
 from tests.data.tiny_sets import write_parquet
 
 
@@ -204,12 +204,12 @@ def test_what_a_method_does_between_steps_is_given_the_data_and_logged(tmp_path,
     assert [line["step"] for line in _lines(run) if "labels_changed" in line] == [2]
 
 
-def test_effective_rank_of_known_spectra():
+def test_rank_of_features_of_known_spectra():
     basis = torch.linalg.qr(torch.randn(64, 8)).Q
     centred = torch.cat([basis, -basis])
-    assert effective_rank(centred) == pytest.approx(8, rel=1e-4)
-    assert effective_rank(centred[:, :1] * torch.ones(5)) == pytest.approx(1, abs=1e-3)
-    assert effective_rank(torch.ones(10, 4)) == 0
+    assert feature_rank(centred) == pytest.approx(8, rel=1e-4)
+    assert feature_rank(centred[:, :1] * torch.ones(5)) == pytest.approx(1, abs=1e-3)
+    assert feature_rank(torch.ones(10, 4)) == 0
 
 
 def test_watchdog_speaks_after_three_looks_and_then_ever_more_rarely(tmp_path, images):

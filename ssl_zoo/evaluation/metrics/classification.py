@@ -1,4 +1,4 @@
-"""How well a classifier does: plain functions of classes and predictions; `metrics` has them for `evaluate`."""
+"""How well a classifier does: plain functions of classes and predictions."""
 
 from collections.abc import Sequence
 from typing import Any, Literal

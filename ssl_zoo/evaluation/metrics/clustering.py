@@ -1,7 +1,7 @@
 """How well pseudo-labels agree with classes: plain functions of two labellings, each exact at any size.
 
 All are computed from the pairs (class, cluster) that occur, never from a table of all pairs: 1.28 million images in as
-many clusters fit. `ssl_zoo.evaluation.metrics.modules.ClusteringAgreement` is the same as a metric of `evaluate`.
+many clusters fit.
 """
 
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ __all__ = [
     "adjusted_rand_index",
     "clustering_agreement",
     "hungarian_accuracy",
+    "match_labels",
     "normalized_mutual_information",
     "purity",
 ]
@@ -190,20 +191,45 @@ def hungarian_accuracy(references: npt.ArrayLike, predictions: npt.ArrayLike) ->
 
 
 def _hungarian_accuracy(table: _Contingency) -> float:
+    partner = np.full(len(table.row_sizes), -1)
+    rows, columns = _match(table)
+    partner[rows] = columns
+    return int(table.counts[partner[table.rows] == table.columns].sum()) / table.num_samples
+
+
+def match_labels(references: npt.ArrayLike, predictions: npt.ArrayLike) -> dict[int, int]:
+    """Partners by the one-to-one matching with the most samples in common, as in [`hungarian_accuracy`].
+
+    Args:
+        references (array of shape `(samples,)`): Classes, or other clusters.
+        predictions (array of shape `(samples,)`): Clusters.
+
+    Returns:
+        `dict[int, int]`: label in `references` -> its partner; those without one, or without a sample in common, are
+        left out.
+    """
+    rows, columns = _match(_contingency(references, predictions))
+    return dict(zip(np.unique(references)[rows].tolist(), np.unique(predictions)[columns].tolist(), strict=True))
+
+
+def _match(table: _Contingency) -> tuple[Counts, Counts]:
+    """Numbers of the matched rows and columns; only pairs that occur are looked at."""
     from scipy.sparse import csr_array
     from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 
-    rows, columns, num_rows, num_columns = table.rows, table.columns, len(table.row_sizes), len(table.column_sizes)
-    if num_rows > num_columns:
-        rows, columns, num_rows, num_columns = columns, rows, num_columns, num_rows
+    sides = [(table.rows, len(table.row_sizes)), (table.columns, len(table.column_sizes))]
+    swapped = sides[0][1] > sides[1][1]
+    (rows, num_rows), (columns, num_columns) = reversed(sides) if swapped else sides
     # Each row may also stay alone, in a column of its own: then every row is matched, and 1 more in every entry, which
     # keeps "no sample in common" apart from "no entry", changes no comparison.
     spare = np.arange(num_rows)
     weights = np.concatenate([table.counts + 1, np.ones(num_rows, dtype=np.int64)]).astype(np.float64)
     where = np.concatenate([rows, spare]), np.concatenate([columns, num_columns + spare])
     graph = csr_array((weights, where), shape=(num_rows, num_columns + num_rows))
-    matched = graph[min_weight_full_bipartite_matching(graph, maximize=True)]
-    return float(matched.sum() - num_rows) / table.num_samples
+    matched_rows, matched_columns = min_weight_full_bipartite_matching(graph, maximize=True)
+    paired = matched_columns < num_columns
+    pairs = matched_rows[paired], matched_columns[paired]
+    return (pairs[1], pairs[0]) if swapped else pairs
 
 
 def purity(references: npt.ArrayLike, predictions: npt.ArrayLike) -> float:

@@ -1,131 +1,106 @@
-"""Metrics of `evaluate`: instantiate one, nothing is downloaded.
+"""The metrics of `classification` and `clustering` as modules of `evaluate`: instantiated, nothing is downloaded.
 
-On several processes every metric wants all samples on one of them: mean average precision, NMI and their like are no
-averages over parts. `ssl_zoo.evaluation.metrics.gather.gather_once` brings them together, none twice and none missing.
-Importing `evaluate` takes seconds, and it moves scores element by element (50,000 images x 1000 classes: half a minute
-and more): `classification` and `clustering` have the same numbers as plain functions of arrays.
+Importing `evaluate` takes seconds, and it moves scores element by element (half a minute and more for 50,000 images x
+1000 classes): the package itself computes by the plain functions. On several processes every metric wants all samples
+on one of them, as mean average precision, NMI and their like are no averages over parts: see [`gather_once`].
 """
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
 
 import datasets
 import evaluate
-import numpy as np
+import torch
 
-from ssl_zoo.evaluation.metrics.classification import (
-    Interpolation,
-    accuracy,
-    mean_average_precision,
-    mean_per_class_accuracy,
-    top_k_accuracy,
-)
-from ssl_zoo.evaluation.metrics.clustering import clustering_agreement
+from ssl_zoo.evaluation.metrics import classification, clustering
+from ssl_zoo.features.extract import gather_table
 
 
 __all__ = ["Accuracy", "ClusteringAgreement", "MeanAveragePrecision", "MeanPerClassAccuracy", "TopKAccuracy"]
+__all__ += ["gather_once"]
 
-_LABEL, _SCORES = datasets.Value("int64"), datasets.Sequence(datasets.Value("float32"))
-
-
-def _info(description: str, predictions: str, references: str, features: dict[str, Any]) -> evaluate.MetricInfo:
-    return evaluate.MetricInfo(
-        description=description,
-        citation="",
-        inputs_description=f"predictions: {predictions}; references: {references}",
-        features=datasets.Features(features),
-    )
+_LABEL = datasets.Value("int64")
+_SCORES = datasets.Sequence(datasets.Value("float32"))
+_RELEVANCE = datasets.Sequence(datasets.Value("int8"))
 
 
-class Accuracy(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
-    """Share of samples whose class is predicted; see [`accuracy`].
+class _Module(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
+    """A function of references and predictions, with its settings as keyword arguments of `compute`."""
 
-    Example:
-        >>> Accuracy(keep_in_memory=True).compute(predictions=[0, 1, 1], references=[0, 1, 0])
-        {'accuracy': 0.6666666666666666}
-    """
+    function: ClassVar[Callable[..., Any]]
+    predictions: ClassVar[Any] = _LABEL
+    references: ClassVar[Any] = _LABEL
 
     def _info(self) -> evaluate.MetricInfo:
-        return _info("Accuracy.", "classes", "classes", {"predictions": _LABEL, "references": _LABEL})
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"accuracy": accuracy(references, predictions)}
-
-
-class TopKAccuracy(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
-    """Share of samples whose class is among the `k` best-scored ones; see [`top_k_accuracy`].
-
-    Example:
-        >>> metric = TopKAccuracy(keep_in_memory=True)
-        >>> metric.compute(predictions=[[0.1, 0.7, 0.2], [0.5, 0.2, 0.3]], references=[2, 0], k=(1, 2))
-        {'top1': 0.5, 'top2': 1.0}
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return _info(
-            "Top-k accuracy.", "scores of all classes", "classes", {"predictions": _SCORES, "references": _LABEL}
+        columns = {"predictions": self.predictions, "references": self.references}
+        return evaluate.MetricInfo(
+            description=self.__doc__, citation="", inputs_description="", features=datasets.Features(columns)
         )
 
-    def _compute(self, predictions: Any, references: Any, k: int | Sequence[int] = (1, 5)) -> dict[str, float]:
-        return top_k_accuracy(references, predictions, k=k)
+    def _compute(self, predictions: Any, references: Any, **settings: Any) -> dict[str, float]:
+        function = type(self).function
+        value = function(references, predictions, **settings)
+        return value if isinstance(value, dict) else {function.__name__: value}
 
 
-class MeanPerClassAccuracy(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
-    """Mean of the accuracies on the samples of each class; see [`mean_per_class_accuracy`].
+class Accuracy(_Module):
+    """Share of samples whose class is predicted; see [`classification.accuracy`]."""
 
-    Example:
-        >>> MeanPerClassAccuracy(keep_in_memory=True).compute(predictions=[0, 0, 0], references=[0, 0, 1])
-        {'mean_per_class_accuracy': 0.5}
+    function = staticmethod(classification.accuracy)
+
+
+class TopKAccuracy(_Module):
+    """Share of samples whose class is among the `k` with the highest scores; see [`classification.top_k_accuracy`]."""
+
+    function = staticmethod(classification.top_k_accuracy)
+    predictions = _SCORES
+
+
+class MeanPerClassAccuracy(_Module):
+    """Mean of the accuracies on the samples of each class; see [`classification.mean_per_class_accuracy`]."""
+
+    function = staticmethod(classification.mean_per_class_accuracy)
+
+
+class MeanAveragePrecision(_Module):
+    """Mean average precision of several labels per image; see [`classification.mean_average_precision`]."""
+
+    function = staticmethod(classification.mean_average_precision)
+    predictions, references = _SCORES, _RELEVANCE
+
+
+class ClusteringAgreement(_Module):
+    """Agreement of pseudo-labels (`predictions`) and classes; see [`clustering.clustering_agreement`]."""
+
+    function = staticmethod(clustering.clustering_agreement)
+
+
+def gather_once(
+    parts: Sequence[tuple[torch.Tensor, ...]], *, device: torch.device | str, num_samples: int | None = None
+) -> tuple[torch.Tensor, ...]:
+    """Join the batches of all processes, and refuse a sample that is there twice or not at all.
+
+    Args:
+        parts (`Sequence` of `tuple` of `torch.Tensor` of shape `(batch, ...)`): Columns of this process's batches on
+            the CPU, sample ids first; as many batches as there are, of any length.
+        device: What the rows travel over.
+        num_samples (*optional*): Number of samples that there must be; leave it out where corrupt ones were skipped.
+
+    Returns:
+        `tuple` of `torch.Tensor` of shape `(samples, ...)`: on the CPU, ordered by sample id, the same on every
+        process.
+
+    Raises:
+        ValueError: If a sample is there twice, or their number is not `num_samples`.
     """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return _info("Mean per-class accuracy.", "classes", "classes", {"predictions": _LABEL, "references": _LABEL})
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return {"mean_per_class_accuracy": mean_per_class_accuracy(references, predictions)}
-
-
-class MeanAveragePrecision(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
-    """Mean average precision of several labels per image, 1, 0 or -1 = ignored; see [`mean_average_precision`].
-
-    Example:
-        >>> metric = MeanAveragePrecision(keep_in_memory=True)
-        >>> metric.compute(predictions=[[0.9, 0.3], [0.2, 0.8]], references=[[1, 0], [0, 1]], interpolation="all")
-        {'mean_average_precision': 1.0}
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        relevance = datasets.Sequence(datasets.Value("int8"))
-        return _info(
-            "Mean average precision over classes.",
-            "scores of all classes",
-            "1 (in the image), 0 (not) or -1 (ignored) for all classes",
-            {"predictions": _SCORES, "references": relevance},
+    columns = gather_table(parts, device=device)
+    ids = columns[0]
+    again = ids[1:][ids[1:] == ids[:-1]]
+    if len(again):
+        raise ValueError(
+            f"sample {int(again[0])} was gathered more than once, as were {len(again) - 1} others: "
+            "give every process its own share, and don't let a loader fill its last batch up"
         )
-
-    def _compute(
-        self, predictions: Any, references: Any, interpolation: Interpolation = "voc2007"
-    ) -> dict[str, float]:
-        value = mean_average_precision(references, predictions, interpolation=interpolation)
-        return {"mean_average_precision": value}
-
-
-class ClusteringAgreement(evaluate.Metric):  # type: ignore[misc]  # evaluate ships no types
-    """Agreement of pseudo-labels (`predictions`) and classes (`references`); see [`clustering_agreement`].
-
-    Example:
-        >>> metric = ClusteringAgreement(keep_in_memory=True)
-        >>> metric.compute(predictions=[7, 7, 3, 4], references=[0, 0, 1, 1])["hungarian_accuracy"]
-        0.75
-    """
-
-    def _info(self) -> evaluate.MetricInfo:
-        return _info(
-            "NMI and AMI (arithmetic mean), ARI, accuracy by the best matching, purity, number of clusters.",
-            "pseudo-labels",
-            "classes",
-            {"predictions": _LABEL, "references": _LABEL},
-        )
-
-    def _compute(self, predictions: Any, references: Any) -> dict[str, float]:
-        return clustering_agreement(np.asarray(references), np.asarray(predictions))
+    if num_samples is not None and len(ids) != num_samples:
+        raise ValueError(f"{len(ids)} samples were gathered, but there are {num_samples}: a process lost a batch")
+    return columns

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ssl_zoo.evaluation.metrics.cluster_sizes import ClusterSizes, cluster_sizes
 from ssl_zoo.functional.distributed import rank
+from ssl_zoo.functional.information import effective_rank
 
 
 __all__ = ["Spectrum", "measure_spectrum"]
@@ -130,7 +131,7 @@ def measure_spectrum(
     return Spectrum(
         num_rows=len(features),
         num_features=features.shape[1],
-        rankme=_effective_rank(singular_values),
+        rankme=float(effective_rank(torch.from_numpy(singular_values))),
         participation_ratio=float(eigenvalues.sum() ** 2 / (eigenvalues**2).sum()) if eigenvalues[0] > 0 else 0.0,
         alpha=alpha,
         alpha_range=alpha_range,
@@ -179,14 +180,6 @@ def _eigenvalues(matrix: torch.Tensor, rounding: float = 0.0) -> Array:
     values: Array = torch.linalg.eigvalsh(matrix).flip(0).cpu().numpy()
     tolerance = max(float(values[0]) * len(values) * np.finfo(np.float64).eps, rounding)
     return np.where(values > tolerance, values, 0.0)
-
-
-def _effective_rank(singular_values: Array) -> float:
-    positive = singular_values[singular_values > 0]
-    if positive.size == 0:
-        return 0.0
-    shares = positive / positive.sum()
-    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 def _fit_decay(eigenvalues: Array) -> tuple[float | None, float | None, tuple[int, int]]:

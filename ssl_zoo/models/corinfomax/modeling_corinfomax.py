@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from transformers.utils import ModelOutput
 
 from ssl_zoo.functional.distributed import all_reduce_sum, world_size
+from ssl_zoo.functional.information import effective_rank
 from ssl_zoo.functional.moments import Moments, combine_moments, unit_rows
 from ssl_zoo.models.corinfomax.configuration_corinfomax import CorinfomaxConfig
 from ssl_zoo.models.corinfomax.loss_corinfomax import (
@@ -177,8 +178,7 @@ class CorinfomaxForPreTraining(SSLForPreTraining):
         output.total_variance = eigenvalues.sum(dim=-1).mean()
         output.smallest_eigenvalue = eigenvalues.min()
         output.largest_eigenvalue = eigenvalues.max()
-        shares = eigenvalues / eigenvalues.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(eigenvalues.dtype).tiny)
-        output.covariance_rank = torch.special.entr(shares).sum(dim=-1).exp().mean()
+        output.covariance_rank = effective_rank(eigenvalues).mean()
         output.weak_directions = (eigenvalues < 0.01 / width).double().mean()
 
     def update_state(self, outputs: list[CorinfomaxPreTrainingOutput], *, progress: float, epoch: float) -> None:

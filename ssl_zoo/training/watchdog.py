@@ -8,7 +8,7 @@ from ssl_zoo.functional.information import effective_rank
 from ssl_zoo.models.modeling_base import SSLForPreTraining
 
 
-__all__ = ["Watchdog", "effective_rank"]
+__all__ = ["Watchdog", "feature_rank"]
 
 
 class Watchdog:

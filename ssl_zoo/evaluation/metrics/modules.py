@@ -16,8 +16,14 @@ from ssl_zoo.evaluation.metrics import classification, clustering
 from ssl_zoo.features.extract import gather_table
 
 
-__all__ = ["Accuracy", "ClusteringAgreement", "MeanAveragePrecision", "MeanPerClassAccuracy", "TopKAccuracy"]
-__all__ += ["gather_once"]
+__all__ = [
+    "Accuracy",
+    "ClusteringAgreement",
+    "MeanAveragePrecision",
+    "MeanPerClassAccuracy",
+    "TopKAccuracy",
+    "gather_once",
+]
 
 _LABEL = datasets.Value("int64")
 _SCORES = datasets.Sequence(datasets.Value("float32"))

@@ -13,6 +13,7 @@ import sys
 
 from ssl_zoo.conversion.convert import LAYOUTS, Converted, convert_checkpoint
 from ssl_zoo.conversion.layout import ConversionError
+from ssl_zoo.models.registry import config_class_of, pretraining_class_of
 
 
 EXAMPLES = """examples:
@@ -67,7 +68,8 @@ def describe(made: Converted) -> str:
     )
     if any(path.parts[0] == "labels" for path in made.files):
         lines.append(f"  accelerate launch recipes/train.py RECIPE data.label_table={out}/labels")
-    if made.complete and (about["method"] in ("mira", "sela") or about["layout"] == "cmsf-semi"):
+    configuration = config_class_of(about["method"]).from_pretrained(out)
+    if made.complete and pretraining_class_of(about["method"]).has_clusters(configuration):
         lines.append(f"  accelerate launch recipes/label.py {out} --data DATA --out labels.parquet")
     permission = "" if licence["id"] else " --private  # or --i-have-permission, with the authors' permission"
     lines.append(f"  python recipes/publish.py {out} org/{about['method']}-{made.architecture}{permission}")

@@ -4,13 +4,13 @@ import importlib
 from typing import Any
 
 from ssl_zoo.models.registry import public_classes, register_with_transformers
-from ssl_zoo.zoo.entries import list_models as list_models
-from ssl_zoo.zoo.entries import model_info as model_info
+from ssl_zoo.zoo.entries import list_models, model_info
 
 
 __version__ = "0.1.0"
 
 _CLASSES = public_classes()
+__all__ = ["list_models", "model_info", *_CLASSES]
 register_with_transformers()
 
 
@@ -21,4 +21,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_CLASSES])
+    return sorted(__all__)

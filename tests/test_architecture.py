@@ -1,6 +1,7 @@
 """The layers import downwards only, files have names that say something, and every method has all its parts."""
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ssl_zoo.models.registry import method_names
+from ssl_zoo.models.registry import find_method, method_names
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -419,9 +420,17 @@ def test_a_methods_names_follow_the_folder(method: str) -> None:
     import ssl_zoo
 
     prefix = method.title().replace("_", "")
-    for ending in ("Config", "Model", "ForPreTraining", "ForImageClassification"):
+    for ending in ("Config", "Model", "ForPreTraining", "ForImageClassification", "PreTrainingOutput"):
         assert getattr(ssl_zoo, prefix + ending).__name__ == prefix + ending
     assert getattr(ssl_zoo, f"{prefix}Config").model_type == method
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_a_method_declares_what_cards_say_of_it(method: str) -> None:
+    declared = find_method(method)
+    assert declared.name
+    assert declared.title
+    assert re.fullmatch(r"https://huggingface\.co/papers/\d{4}\.\d{5}", declared.paper)
 
 
 def test_files_stay_readable() -> None:

@@ -6,6 +6,8 @@ import sys
 
 import pytest
 
+from ssl_zoo.models.registry import method_names
+
 
 HEAVY = ("torch", "torchvision", "timm", "transformers", "datasets", "accelerate", "numpy", "PIL", "pyarrow")
 
@@ -22,6 +24,25 @@ def test_import_ssl_zoo_loads_no_framework() -> None:
 
 def test_listing_the_public_names_loads_no_framework() -> None:
     assert loaded_after("import ssl_zoo\ndir(ssl_zoo)").isdisjoint(HEAVY)
+
+
+def test_the_package_shows_its_public_names_and_nothing_else() -> None:
+    import ssl_zoo
+
+    classes = {name for name in dir(ssl_zoo) if name[0].isupper()}
+    assert set(dir(ssl_zoo)) - classes == {"list_models", "model_info"}
+    assert classes == {
+        f"{method.title().replace('_', '')}{ending}"
+        for method in method_names()
+        for ending in ("Config", "ForImageClassification", "ForPreTraining", "Model", "PreTrainingOutput")
+    }
+    for name in classes:
+        assert getattr(ssl_zoo, name).__name__ == name
+
+
+def test_what_a_method_declares_loads_no_framework() -> None:
+    statements = "from ssl_zoo.models.registry import find_method, method_names"
+    assert loaded_after(f"{statements}\n[find_method(name) for name in method_names()]").isdisjoint(HEAVY)
 
 
 def test_import_ssl_zoo_loads_little_of_its_own() -> None:

@@ -2,13 +2,12 @@
 
 import dataclasses
 import logging
-import re
 from datetime import UTC, datetime
 from typing import Any
 
 from ssl_zoo.conversion.layout import Checkpoint, Conversion, ConversionError, Layout, is_left_out
 from ssl_zoo.conversion.reading import TRAINING_STATE
-from ssl_zoo.models.registry import config_class_of
+from ssl_zoo.models.registry import find_method
 from ssl_zoo.provenance import command, commit, versions
 from ssl_zoo.zoo.entries import License, ZooEntry, load_index, release_license
 
@@ -57,7 +56,6 @@ def describe(
     entry: ZooEntry | None, layout: Layout, checkpoint: Checkpoint, conversion: Conversion, note: str
 ) -> dict[str, Any]:
     """What `conversion.json` says; the export adds the digests of the result."""
-    paper = re.search(r"https://huggingface\.co/papers/[\d.]+\d", config_class_of(layout.method).__doc__ or "")
     said = [entry.notes if entry else "", conversion.notes, note]
     return {
         "entry": entry.name if entry else None,
@@ -72,7 +70,7 @@ def describe(
             "epoch": _epoch(checkpoint),
         },
         "license": dataclasses.asdict(entry.license if entry else _license(layout.method)),
-        "paper": entry.paper if entry else (paper[0] if paper else None),
+        "paper": entry.paper if entry else find_method(layout.method).paper,
         "dataset": entry.dataset if entry else None,
         # The authors evaluate the default branch; their numbers say nothing of another.
         "reported": [dataclasses.asdict(line) for line in entry.reported]

@@ -165,9 +165,8 @@ def prepare(
         folder.mkdir(exist_ok=True)
         _cluster(shared, folder, num_clusters)
         about |= {"temperature": _KMEANS_TEMPERATURE}
-    elif explorer.method == "mira":
-        about |= {"temperature": float(explorer.full.config.teacher_temperature)}
-        about |= {"beta": float(explorer.full.config.beta_end)}
+    else:
+        about |= explorer.full.config.cluster_assignment or {}
     _, heads, clusters = np.load(folder / "scores.npy", mmap_mode="r").shape
     about |= {"num_heads": heads, "num_clusters": clusters}
     with replace_atomically(folder / "about.json", concurrent=True) as partial:

@@ -2,20 +2,18 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import ModelCard, ModelCardData
 
 from ssl_zoo.hub.privacy import is_local_folder
 from ssl_zoo.hub.results import Row, collect, collect_earlier, to_model_index
-from ssl_zoo.models.registry import config_class_of, pretraining_class_of
+from ssl_zoo.models.registry import config_class_of, find_method, pretraining_class_of
 from ssl_zoo.nn.backbone import loads_in_timm
 
 
-__all__ = ["PICTURES", "Method", "render_card"]
+__all__ = ["PICTURES", "render_card"]
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
@@ -24,31 +22,6 @@ PICTURES = {
     "curves.png": "Curves of the training run",
 }
 """Pictures of a run that are published -> what they show."""
-
-
-@dataclass
-class Method:
-    """What a method's configuration says about it in the first line of its docstring: "NAME: title (paper)."."""
-
-    name: str
-    title: str
-    paper: str
-
-    @classmethod
-    def of(cls, method: str) -> "Method":
-        """Read the docstring.
-
-        Raises:
-            ValueError: if the first line has another form.
-        """
-        config_class = config_class_of(method)
-        first = (config_class.__doc__ or "").strip().splitlines()[0]
-        match = re.fullmatch(r"(?P<name>[^:]+): (?P<title>.+) \((?P<paper>https://\S+)\)\.?", first)
-        if match is None:
-            raise ValueError(
-                f"the docstring of {config_class.__name__} must begin 'NAME: title (https://...).', got '{first}'"
-            )
-        return cls(**match.groupdict())
 
 
 def render_card(
@@ -105,12 +78,12 @@ def render_card(
         config=config,
         recipe=recipe,
         conversion=conversion,
-        method=Method.of(folder),
+        method=find_method(folder),
         supervision=_supervision(recipe, settings),
         pictures=pictures,
         captions=PICTURES,
         in_timm=loads_in_timm(config["architecture"], small_image_stem=config["small_image_stem"]),
-        has_clusters=_has_clusters(folder, settings, config),
+        has_clusters=bool(config["pretraining_subfolder"]) and pretraining_class_of(folder).has_clusters(settings),
         rows=rows,
         measurements=_measurements(rows),
         num_seeds=max((len(seeds) for row in rows for seeds in row.measured.values()), default=0),
@@ -123,14 +96,6 @@ def render_card(
         has_log=bool(metrics),
     )
     return f"{card}\n"
-
-
-def _has_clusters(folder: str, settings: Any, config: dict[str, Any]) -> bool:
-    """Whether the pretraining model, as it is configured, gives images pseudo-labels."""
-    if not config["pretraining_subfolder"]:
-        return False
-    with torch.device("meta"):
-        return hasattr(pretraining_class_of(folder)(settings), "pseudo_labels")
 
 
 def _supervision(recipe: dict[str, Any] | None, settings: Any) -> str:

@@ -47,6 +47,11 @@ class SSLConfig(PreTrainedConfig):
         """
         return None
 
+    @property
+    def cluster_assignment(self) -> dict[str, float] | None:
+        """`temperature` and `beta` of the `mira_assignment` that puts images into clusters; `None` for a softmax."""
+        return None
+
     def fit_to_data(self, *, num_samples: int, num_classes: int | None, num_labelled: int | None) -> None:
         """Fill in what depends on the training data; called before the pretraining model is built. Nothing by default.
 

@@ -149,6 +149,16 @@ class SSLForPreTraining(SSLPreTrainedModel):
         """Submodules that a compact publication leaves out: they only serve to train on, and begin as their twins."""
         return tuple(self._filled_from)
 
+    @classmethod
+    def has_clusters(cls, config: SSLConfig) -> bool:
+        """Whether the model of a configuration assigns images to clusters, as labels and explanations need it.
+
+        It then has `cluster_probabilities(pixel_values)`: probabilities of shape `(batch, heads, clusters)`; and
+        `pseudo_labels(pixel_values)`: the best cluster of the first head and its probability.
+        """
+        with torch.device("meta"):
+            return hasattr(cls(config), "cluster_probabilities")
+
     @property
     def learns_from_labels(self) -> bool:
         """As the configuration says."""

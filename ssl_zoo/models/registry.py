@@ -9,24 +9,65 @@ import importlib.abc
 import importlib.machinery
 import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 
-def lazy_exports(package: str, exports: dict[str, str]) -> Callable[[str], Any]:
-    """Make a module-level `__getattr__` that imports a name from its submodule when it is first used.
+__all__ = [
+    "Method",
+    "config_class_of",
+    "display_name",
+    "find_method",
+    "lazy_classes",
+    "method_names",
+    "pretraining_class_of",
+    "public_classes",
+    "register_with_transformers",
+]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a method's folder declares as `METHOD` in its `__init__`: plain values that cards and evaluation show.
 
     Args:
-        package (`str`): The package, `__name__` of the caller.
-        exports (`dict`): Name -> submodule that defines it.
+        name (`str`): As the paper spells it, such as `"SeLa"`.
+        title (`str`): What the name stands for.
+        paper (`str`): Address of the paper, `https://huggingface.co/papers/...`.
+        linear_probe (`dict`, *optional*): The linear probe of the paper: fields of `FinetuneSettings` that differ from
+            its defaults. Learning rates are per 256 images. `None` if the paper has none.
+        linear_probe_imagenet (`dict`): What differs from `linear_probe` on the 1000 classes of ImageNet.
     """
 
+    name: str
+    title: str
+    paper: str
+    linear_probe: Mapping[str, Any] | None = None
+    linear_probe_imagenet: Mapping[str, Any] = field(default_factory=dict)
+
+
+# How the names of a method's classes end -> the module that defines them.
+_MODULES = {
+    "Config": "configuration",
+    **dict.fromkeys(("ForImageClassification", "ForPreTraining", "Model", "PreTrainingOutput"), "modeling"),
+}
+
+
+def lazy_classes(package: str) -> Callable[[str], Any]:
+    """Make the `__getattr__` of a method's package: it imports a class from its module at the first use.
+
+    Args:
+        package (`str`): `__name__` of the caller.
+    """
+    modules = _classes_of(package.rpartition(".")[2])
+
     def getattr_(name: str) -> Any:
-        if name not in exports:
+        if name not in modules:
             raise AttributeError(f"module '{package}' has no attribute '{name}'")
-        return getattr(importlib.import_module(f"{package}.{exports[name]}"), name)
+        return getattr(importlib.import_module(modules[name]), name)
 
     return getattr_
 
@@ -37,17 +78,12 @@ def method_names() -> list[str]:
 
 
 def public_classes() -> dict[str, str]:
-    """Map every public class name of every method to the module that defines it."""
-    classes = {}
-    for method in method_names():
-        package = f"ssl_zoo.models.{method}"
-        for name, module in importlib.import_module(package).EXPORTS.items():
-            classes[name] = f"{package}.{module}"
-    return classes
+    """Map the name of every public class of every method to the module that defines it."""
+    return {name: module for method in method_names() for name, module in _classes_of(method).items()}
 
 
-def config_class_of(method: str) -> Any:
-    """Look up a method's configuration class.
+def find_method(method: str) -> Method:
+    """Look up what a method's folder declares.
 
     Args:
         method (`str`): Folder name, which is also the `model_type`, such as `"mira"`.
@@ -55,24 +91,40 @@ def config_class_of(method: str) -> Any:
     Raises:
         ValueError: for an unknown method; the message lists the known ones.
     """
-    return _class(method, "Config")
-
-
-def pretraining_class_of(method: str) -> Any:
-    """Look up a method's `ForPreTraining` class; arguments and errors as for `config_class_of`."""
-    return _class(method, "ForPreTraining")
+    declared: Method = _package(method).METHOD
+    return declared
 
 
 def display_name(method: str) -> str:
-    """How the paper spells a method, such as `"SeLa"`: what the docstring of its configuration begins with."""
-    return (config_class_of(method).__doc__ or method).partition(":")[0].strip()
+    """How the paper spells a method, such as `"SeLa"`; argument and errors as for `find_method`."""
+    return find_method(method).name
 
 
-def _class(method: str, ending: str) -> Any:
+def config_class_of(method: str) -> Any:
+    """Look up a method's configuration class; argument and errors as for `find_method`."""
+    return getattr(_package(method), f"{_prefix(method)}Config")
+
+
+def pretraining_class_of(method: str) -> Any:
+    """Look up a method's `ForPreTraining` class; argument and errors as for `find_method`."""
+    return getattr(_package(method), f"{_prefix(method)}ForPreTraining")
+
+
+def _prefix(method: str) -> str:
+    """What the names of a method's classes begin with: `foo_bar` -> `FooBar`."""
+    return method.title().replace("_", "")
+
+
+def _classes_of(method: str) -> dict[str, str]:
+    """Class name -> module, by the names that every method follows."""
+    package = f"ssl_zoo.models.{method}"
+    return {f"{_prefix(method)}{ending}": f"{package}.{module}_{method}" for ending, module in _MODULES.items()}
+
+
+def _package(method: str) -> ModuleType:
     if method not in method_names():
         raise ValueError(f"`method` must be one of {', '.join(method_names())}, got '{method}'")
-    package = importlib.import_module(f"ssl_zoo.models.{method}")
-    return getattr(package, next(name for name in package.EXPORTS if name.endswith(ending)))
+    return importlib.import_module(f"ssl_zoo.models.{method}")
 
 
 def _register_configs() -> None:

@@ -1,13 +1,22 @@
 """CMSF: constrained mean shift, with few labels, with all, or with none."""
 
-from ssl_zoo.models.registry import lazy_exports
+from ssl_zoo.models.registry import Method, lazy_classes
 
 
-EXPORTS = {
-    "CmsfConfig": "configuration_cmsf",
-    "CmsfForImageClassification": "modeling_cmsf",
-    "CmsfForPreTraining": "modeling_cmsf",
-    "CmsfModel": "modeling_cmsf",
-    "CmsfPreTrainingOutput": "modeling_cmsf",
-}
-__getattr__ = lazy_exports(__name__, EXPORTS)
+METHOD = Method(
+    name="CMSF",
+    title="constrained mean shift",
+    paper="https://huggingface.co/papers/2112.04607",
+    # The released eval_linear.py: defaults of its options. It normalises features to unit length and then by their
+    # mean and variance over the training set; here batch norm estimates those.
+    linear_probe={
+        "epochs": 40,
+        "batch_size": 256,
+        "head_learning_rate": 0.01,
+        "decay_epochs": (15, 30),
+        "weight_decay": 1e-4,
+        "nesterov": False,
+        "normalize": "unit_batch_norm",
+    },
+)
+__getattr__ = lazy_classes(__name__)

@@ -1,13 +1,19 @@
 """MIRA: mutual information regularised assignment."""
 
-from ssl_zoo.models.registry import lazy_exports
+from ssl_zoo.models.registry import Method, lazy_classes
 
 
-EXPORTS = {
-    "MiraConfig": "configuration_mira",
-    "MiraForImageClassification": "modeling_mira",
-    "MiraForPreTraining": "modeling_mira",
-    "MiraModel": "modeling_mira",
-    "MiraPreTrainingOutput": "modeling_mira",
-}
-__getattr__ = lazy_exports(__name__, EXPORTS)
+METHOD = Method(
+    name="MIRA",
+    title="mutual information regularised assignment",
+    paper="https://huggingface.co/papers/2211.02284",
+    # The paper, appendix: SGD, 0.075 with a batch of 1024, cosine, no weight decay.
+    linear_probe={
+        "epochs": 100,
+        "batch_size": 1024,
+        "head_learning_rate": 0.01875,
+        "nesterov": False,
+        "weight_decay": 0.0,
+    },
+)
+__getattr__ = lazy_classes(__name__)

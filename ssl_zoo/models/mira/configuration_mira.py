@@ -65,5 +65,10 @@ class MiraConfig(SSLConfig):
         if self.num_iters < 1:
             raise ValueError(f"`num_iters` must be at least 1, got {self.num_iters}")
 
+    @property
+    def cluster_assignment(self) -> dict[str, float]:
+        """The teacher's temperature, and beta at the end of training."""
+        return {"temperature": float(self.teacher_temperature), "beta": float(self.beta_end)}
+
 
 __all__ = ["MiraConfig"]

@@ -1,13 +1,22 @@
 """MSF: mean shift for self-supervised learning."""
 
-from ssl_zoo.models.registry import lazy_exports
+from ssl_zoo.models.registry import Method, lazy_classes
 
 
-EXPORTS = {
-    "MsfConfig": "configuration_msf",
-    "MsfForImageClassification": "modeling_msf",
-    "MsfForPreTraining": "modeling_msf",
-    "MsfModel": "modeling_msf",
-    "MsfPreTrainingOutput": "modeling_msf",
-}
-__getattr__ = lazy_exports(__name__, EXPORTS)
+METHOD = Method(
+    name="MSF",
+    title="mean shift for self-supervised learning",
+    paper="https://huggingface.co/papers/2105.07269",
+    # The released eval_linear.py: defaults of its options. It normalises features to unit length and then by their
+    # mean and variance over the training set; here batch norm estimates those.
+    linear_probe={
+        "epochs": 40,
+        "batch_size": 256,
+        "head_learning_rate": 0.01,
+        "decay_epochs": (15, 30),
+        "weight_decay": 1e-4,
+        "nesterov": False,
+        "normalize": "unit_batch_norm",
+    },
+)
+__getattr__ = lazy_classes(__name__)

@@ -1,13 +1,11 @@
 """PAWS: predicting view assignments with support samples."""
 
-from ssl_zoo.models.registry import lazy_exports
+from ssl_zoo.models.registry import Method, lazy_classes
 
 
-EXPORTS = {
-    "PawsConfig": "configuration_paws",
-    "PawsForImageClassification": "modeling_paws",
-    "PawsForPreTraining": "modeling_paws",
-    "PawsModel": "modeling_paws",
-    "PawsPreTrainingOutput": "modeling_paws",
-}
-__getattr__ = lazy_exports(__name__, EXPORTS)
+METHOD = Method(
+    name="PAWS",
+    title="predicting view assignments with support samples",
+    paper="https://huggingface.co/papers/2104.13963",
+)
+__getattr__ = lazy_classes(__name__)

@@ -1,13 +1,11 @@
 """Supervised: plain cross-entropy on known labels, whether people gave them or a model."""
 
-from ssl_zoo.models.registry import lazy_exports
+from ssl_zoo.models.registry import Method, lazy_classes
 
 
-EXPORTS = {
-    "SupervisedConfig": "configuration_supervised",
-    "SupervisedForImageClassification": "modeling_supervised",
-    "SupervisedForPreTraining": "modeling_supervised",
-    "SupervisedModel": "modeling_supervised",
-    "SupervisedPreTrainingOutput": "modeling_supervised",
-}
-__getattr__ = lazy_exports(__name__, EXPORTS)
+METHOD = Method(
+    name="Supervised",
+    title="cross-entropy on given labels, as in SeLa's label transfer",
+    paper="https://huggingface.co/papers/1911.05371",
+)
+__getattr__ = lazy_classes(__name__)

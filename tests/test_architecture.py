@@ -316,7 +316,13 @@ def unlisted_names(source: str) -> list[str]:
     return found + [f"`__all__` lacks {name}" for name in sorted(public - listed)]
 
 
-@pytest.mark.parametrize("path", [path for path in MODULES if path.parts[1] not in ("models", "hub")], ids=str)
+# The package and each method show classes that they import at the first use: test_import.py has their names.
+_LAZY = {PACKAGE / "__init__.py", *(PACKAGE / "models" / method / "__init__.py" for method in method_names())}
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in MODULES if ROOT / path not in _LAZY and path.parts[1] != "hub"], ids=str
+)
 def test_a_module_lists_its_public_names(path: Path) -> None:
     assert unlisted_names((ROOT / path).read_text(encoding="utf-8")) == []
 

@@ -5,6 +5,9 @@ from typing import Any
 from transformers import PreTrainedConfig
 
 
+__all__ = ["SSLConfig"]
+
+
 class SSLConfig(PreTrainedConfig):
     """Backbone part of every configuration.
 

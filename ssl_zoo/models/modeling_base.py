@@ -15,6 +15,9 @@ from ssl_zoo.models.modeling_pretrained import SSLPreTrainedModel
 from ssl_zoo.nn.backbone import pooled_features
 
 
+__all__ = ["SSLForImageClassification", "SSLForPreTraining", "SSLModel", "TrainingData"]
+
+
 class SSLModel(SSLPreTrainedModel):
     """Backbone and pooled features: what users download."""
 

@@ -12,6 +12,9 @@ from ssl_zoo.nn.ema import update_ema_
 from ssl_zoo.nn.heads import Projector
 
 
+__all__ = ["OnlineTargetForPreTraining"]
+
+
 class OnlineTargetForPreTraining(SSLForPreTraining):
     """Online backbone, projector and predictor; target backbone and projector, which average the online ones.
 

@@ -14,6 +14,9 @@ from ssl_zoo.nn.backbone import create_backbone
 from ssl_zoo.nn.recomputation import recompute_activations, refuse_options
 
 
+__all__ = ["SSLPreTrainedModel"]
+
+
 class SSLPreTrainedModel(PreTrainedModel):
     """Base of all models: timm's initialisation from scratch, exact weights and buffers after loading."""
 

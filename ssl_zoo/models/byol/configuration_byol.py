@@ -7,6 +7,9 @@ from huggingface_hub.dataclasses import strict
 from ssl_zoo.models.configuration_base import SSLConfig
 
 
+__all__ = ["ByolConfig"]
+
+
 @strict
 class ByolConfig(SSLConfig):
     """BYOL: bootstrap your own latent (https://huggingface.co/papers/2006.07733).
@@ -49,6 +52,3 @@ class ByolConfig(SSLConfig):
         for name in ("momentum", "momentum_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}")
-
-
-__all__ = ["ByolConfig"]

@@ -4,6 +4,9 @@ import torch
 import torch.nn.functional as F
 
 
+__all__ = ["byol_loss", "cosines"]
+
+
 def cosines(predictions: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Cosine of each prediction with its target, in float32 or better also under autocast.
 

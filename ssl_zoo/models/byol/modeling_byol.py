@@ -15,6 +15,9 @@ from ssl_zoo.models.modeling_base import SSLForImageClassification, SSLModel
 from ssl_zoo.models.modeling_online_target import OnlineTargetForPreTraining
 
 
+__all__ = ["ByolForImageClassification", "ByolForPreTraining", "ByolModel", "ByolPreTrainingOutput"]
+
+
 @dataclass
 class ByolPreTrainingOutput(ModelOutput):
     """Loss and diagnostics of one micro-batch. Scalars are tensors of shape `()`, `None` without diagnostics.
@@ -122,6 +125,3 @@ def _spread(targets: torch.Tensor) -> torch.Tensor:
     mean, square = (total / count for total in sums)
     spread: torch.Tensor = (square - mean.square()).clamp_min(0).sqrt().mean() * math.sqrt(rows.shape[-1])
     return spread
-
-
-__all__ = ["ByolForImageClassification", "ByolForPreTraining", "ByolModel", "ByolPreTrainingOutput"]

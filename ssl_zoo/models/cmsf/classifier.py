@@ -14,6 +14,9 @@ from ssl_zoo.nn.heads import Projector
 from ssl_zoo.nn.memory_bank import MemoryBank
 
 
+__all__ = ["PseudoLabelClassifier"]
+
+
 class PseudoLabelClassifier(nn.Module):
     """A small network on target projections, trained now and then on those of the labelled images that passed by.
 

@@ -7,6 +7,9 @@ from huggingface_hub.dataclasses import strict
 from ssl_zoo.models.configuration_base import SSLConfig
 
 
+__all__ = ["CmsfConfig"]
+
+
 @strict
 class CmsfConfig(SSLConfig):
     """CMSF: constrained mean shift (https://huggingface.co/papers/2112.04607).
@@ -123,6 +126,3 @@ class CmsfConfig(SSLConfig):
         if self.num_supervised_classes is None:  # `num_classes` in a published config.json is timm's
             self.num_supervised_classes = num_classes
         self.num_labelled = num_labelled if self.num_labelled is None else self.num_labelled
-
-
-__all__ = ["CmsfConfig"]

@@ -9,6 +9,8 @@ from ssl_zoo.functional.distributed import broadcast_, rank
 from ssl_zoo.nn.memory_bank import Column, empty_column
 
 
+__all__ = ["ClusterTable", "VisitTable", "require_kmeans"]
+
 # Centroids that aren't used lie here, where no unit vector is near.
 _FAR_AWAY = 1000.0
 _VARIANCE = 0.1

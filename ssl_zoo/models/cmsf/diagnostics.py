@@ -11,6 +11,9 @@ from ssl_zoo.models.cmsf.constraints import ClusterTable
 from ssl_zoo.nn.memory_bank import UpdatedColumn
 
 
+__all__ = ["diagnose"]
+
+
 @torch.no_grad()
 def diagnose(
     bank: dict[str, UpdatedColumn],

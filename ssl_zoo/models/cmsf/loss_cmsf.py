@@ -3,6 +3,9 @@
 import torch
 
 
+__all__ = ["constrained_mean_shift_loss"]
+
+
 def constrained_mean_shift_loss(
     constrained: torch.Tensor, plain: torch.Tensor | None = None, is_constrained: torch.Tensor | None = None
 ) -> torch.Tensor:

@@ -20,6 +20,8 @@ from ssl_zoo.models.modeling_online_target import OnlineTargetForPreTraining
 from ssl_zoo.nn.memory_bank import Column, MemoryBank, UpdatedColumn
 
 
+__all__ = ["CmsfForImageClassification", "CmsfForPreTraining", "CmsfModel", "CmsfPreTrainingOutput"]
+
 _BANK = ("embeddings", "labels", "sample_ids", "position", "num_filled")
 
 
@@ -295,6 +297,3 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
 def _moments(epoch: float, every: float) -> int:
     """How many multiples of `every` lie up to `epoch`, which is a quotient and may be a rounding error short."""
     return int(epoch / every + 1e-6)
-
-
-__all__ = ["CmsfForImageClassification", "CmsfForPreTraining", "CmsfModel", "CmsfPreTrainingOutput"]

@@ -7,6 +7,9 @@ from huggingface_hub.dataclasses import strict
 from ssl_zoo.models.configuration_base import SSLConfig
 
 
+__all__ = ["CorinfomaxConfig"]
+
+
 @strict
 class CorinfomaxConfig(SSLConfig):
     """CorInfoMax: correlative information maximisation (https://huggingface.co/papers/2209.07999).
@@ -61,6 +64,3 @@ class CorinfomaxConfig(SSLConfig):
         for name in ("forgetting_factor_mean", "forgetting_factor_covariance"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}")
-
-
-__all__ = ["CorinfomaxConfig"]

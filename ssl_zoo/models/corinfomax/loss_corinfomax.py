@@ -9,6 +9,16 @@ from ssl_zoo.functional.distributed import all_reduce_sum_
 from ssl_zoo.functional.moments import Moments, batch_moments
 
 
+__all__ = [
+    "Information",
+    "SingularCovarianceError",
+    "corinfomax_loss",
+    "log_determinants",
+    "running_log_determinants",
+    "updated_statistics",
+]
+
+
 class SingularCovarianceError(ArithmeticError):
     """A covariance has no log-determinant: it isn't positive definite, or not finite."""
 

@@ -20,6 +20,14 @@ from ssl_zoo.nn.backbone import pooled_features
 from ssl_zoo.nn.heads import Projector
 
 
+__all__ = [
+    "CorinfomaxForImageClassification",
+    "CorinfomaxForPreTraining",
+    "CorinfomaxModel",
+    "CorinfomaxPreTrainingOutput",
+]
+
+
 @dataclass
 class CorinfomaxPreTrainingOutput(ModelOutput):
     """Loss and diagnostics of one micro-batch. Scalars are tensors of shape `()`, `None` without diagnostics.
@@ -230,11 +238,3 @@ def _full_precision(device: torch.device) -> torch.dtype:
     The small eigenvalues decide on the log-determinant, and float32 would blur those below 1e-8.
     """
     return torch.float32 if device.type == "mps" else torch.float64
-
-
-__all__ = [
-    "CorinfomaxForImageClassification",
-    "CorinfomaxForPreTraining",
-    "CorinfomaxModel",
-    "CorinfomaxPreTrainingOutput",
-]

@@ -7,6 +7,9 @@ from huggingface_hub.dataclasses import strict
 from ssl_zoo.models.configuration_base import SSLConfig
 
 
+__all__ = ["MiraConfig"]
+
+
 @strict
 class MiraConfig(SSLConfig):
     """MIRA: mutual information regularised assignment (https://huggingface.co/papers/2211.02284).
@@ -69,6 +72,3 @@ class MiraConfig(SSLConfig):
     def cluster_assignment(self) -> dict[str, float]:
         """The teacher's temperature, and beta at the end of training."""
         return {"temperature": float(self.teacher_temperature), "beta": float(self.beta_end)}
-
-
-__all__ = ["MiraConfig"]

@@ -3,6 +3,9 @@
 import torch
 
 
+__all__ = ["mira_loss"]
+
+
 def mira_loss(assignments: torch.Tensor, scores: list[torch.Tensor], *, temperature: float) -> torch.Tensor:
     """Cross-entropy of each global view's assignment with the predictions from every other view.
 

@@ -22,6 +22,9 @@ from ssl_zoo.nn.heads import Projector
 from ssl_zoo.nn.prototypes import Prototypes
 
 
+__all__ = ["MiraForImageClassification", "MiraForPreTraining", "MiraModel", "MiraPreTrainingOutput"]
+
+
 @dataclass
 class MiraPreTrainingOutput(ModelOutput):
     """Loss and diagnostics of one micro-batch. Scalars are tensors of shape `()`, `None` without diagnostics.
@@ -238,6 +241,3 @@ class MiraForPreTraining(SSLForPreTraining):
                 f"`num_prototypes` may be too large for the batch or the data, or `beta` too small"
             )
         return found
-
-
-__all__ = ["MiraForImageClassification", "MiraForPreTraining", "MiraModel", "MiraPreTrainingOutput"]

@@ -7,6 +7,9 @@ from huggingface_hub.dataclasses import strict
 from ssl_zoo.models.configuration_base import SSLConfig
 
 
+__all__ = ["MsfConfig"]
+
+
 @strict
 class MsfConfig(SSLConfig):
     """MSF: mean shift for self-supervised learning (https://huggingface.co/papers/2105.07269).
@@ -59,6 +62,3 @@ class MsfConfig(SSLConfig):
         for name in ("momentum", "momentum_end"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}")
-
-
-__all__ = ["MsfConfig"]

@@ -5,6 +5,9 @@ import torch
 from ssl_zoo.functional.neighbors import mean_neighbor_distance
 
 
+__all__ = ["mean_shift_loss"]
+
+
 def mean_shift_loss(predictions: torch.Tensor, neighbors: torch.Tensor, found: torch.Tensor) -> torch.Tensor:
     """Mean squared distance 2 - 2 cos of the predictions to the neighbours of their targets (MSF, section 3).
 

@@ -15,6 +15,9 @@ from ssl_zoo.models.msf.loss_msf import mean_shift_loss
 from ssl_zoo.nn.memory_bank import MemoryBank, UpdatedColumn
 
 
+__all__ = ["MsfForImageClassification", "MsfForPreTraining", "MsfModel", "MsfPreTrainingOutput"]
+
+
 @dataclass
 class MsfPreTrainingOutput(ModelOutput):
     """Loss and diagnostics of one micro-batch. Scalars are tensors of shape `()`, `None` without diagnostics.
@@ -157,6 +160,3 @@ class MsfForPreTraining(OnlineTargetForPreTraining):
 def _bank_rows(output: MsfPreTrainingOutput) -> dict[str, torch.Tensor]:
     rows = {"embeddings": output.targets, "labels": output.target_labels, "sample_ids": output.target_ids}
     return rows  # type: ignore[return-value]
-
-
-__all__ = ["MsfForImageClassification", "MsfForPreTraining", "MsfModel", "MsfPreTrainingOutput"]

@@ -7,6 +7,9 @@ from huggingface_hub.dataclasses import strict
 from ssl_zoo.models.configuration_base import SSLConfig
 
 
+__all__ = ["PawsConfig"]
+
+
 @strict
 class PawsConfig(SSLConfig):
     """PAWS: predicting view assignments with support samples (https://huggingface.co/papers/2104.13963).
@@ -72,6 +75,3 @@ class PawsConfig(SSLConfig):
             raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}")
         if self.entropy_weight < 0:
             raise ValueError(f"`entropy_weight` must be >= 0, got {self.entropy_weight}")
-
-
-__all__ = ["PawsConfig"]

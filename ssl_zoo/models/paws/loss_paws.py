@@ -6,6 +6,15 @@ import torch.nn.functional as F
 from ssl_zoo.functional.distributed import all_reduce_sum
 
 
+__all__ = [
+    "class_targets",
+    "mean_prediction_entropy",
+    "paws_targets",
+    "prediction_loss",
+    "sharpen",
+    "soft_nearest_neighbors",
+]
+
 _NEGLIGIBLE = 1e-4  # smaller entries of a target are set to 0, as in the authors' code
 
 

@@ -21,6 +21,9 @@ from ssl_zoo.nn.backbone import multi_crop_embeddings
 from ssl_zoo.nn.heads import Projector
 
 
+__all__ = ["PawsForImageClassification", "PawsForPreTraining", "PawsModel", "PawsPreTrainingOutput"]
+
+
 @dataclass
 class PawsPreTrainingOutput(ModelOutput):
     """Loss and diagnostics of one micro-batch. Scalars are tensors of shape `()`, `None` without diagnostics.
@@ -176,6 +179,3 @@ def _accuracy(targets: torch.Tensor, classes: torch.Tensor, labels: torch.Tensor
     right = (classes[targets.argmax(dim=-1)] == labels) & counted
     sums = all_reduce_sum_(torch.stack([right.sum(), counted.sum()]).float())
     return sums[0] / sums[1] if sums[1] else None
-
-
-__all__ = ["PawsForImageClassification", "PawsForPreTraining", "PawsModel", "PawsPreTrainingOutput"]

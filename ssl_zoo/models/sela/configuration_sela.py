@@ -7,6 +7,9 @@ from huggingface_hub.dataclasses import strict
 from ssl_zoo.models.configuration_base import SSLConfig
 
 
+__all__ = ["SelaConfig"]
+
+
 @strict
 class SelaConfig(SSLConfig):
     """SeLa: self-labelling by simultaneous clustering and representation learning (https://huggingface.co/papers/1911.05371).
@@ -84,6 +87,3 @@ class SelaConfig(SSLConfig):
                 raise ValueError(f"`{name}` must be >= 0, got {getattr(self, name)}")
         if self.num_samples is not None and self.num_samples < 1:
             raise ValueError(f"`num_samples` must be at least 1 or null, got {self.num_samples}")
-
-
-__all__ = ["SelaConfig"]

@@ -17,6 +17,8 @@ from ssl_zoo.functional.sinkhorn import sinkhorn_solve
 from ssl_zoo.models.sela.configuration_sela import SelaConfig
 
 
+__all__ = ["Features", "Storage", "collect", "solve_labels", "update_table_"]
+
 _BLOCK_BYTES = 2**25  # of features allocated at a time
 _CHUNK_SCORES = 2**22  # scores computed at a time
 
@@ -188,6 +190,3 @@ def update_table_(
     names = ("labels_changed", "label_entropy", "smallest_cluster", "largest_cluster", "empty_clusters", "solve_iters")
     numbers = dict(zip(names, torch.stack(rows).mean(dim=0).tolist(), strict=True))
     return {**numbers, "solve_gib": storage.num_bytes / 2**30, "solve_seconds": time.perf_counter() - since}
-
-
-__all__ = ["Features", "Storage", "collect", "solve_labels", "update_table_"]

@@ -5,6 +5,9 @@ from typing import Literal
 import torch
 
 
+__all__ = ["balanced_labels", "sela_loss", "solves_due"]
+
+
 def sela_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Cross-entropy of each head's predictions with its labels.
 
@@ -55,6 +58,3 @@ def solves_due(
     power = 2 if spacing == "quadratic" else 1
     # Not by a formula for i: a moment and the same moment's epoch must compare equal in floating point.
     return sum((epochs + margin_epochs) * (index / last) ** power <= epoch for index in range(num_solves))
-
-
-__all__ = ["balanced_labels", "sela_loss", "solves_due"]

@@ -17,6 +17,9 @@ from ssl_zoo.models.sela.loss_sela import balanced_labels, sela_loss, solves_due
 from ssl_zoo.nn.backbone import multi_crop_embeddings, pooled_features
 
 
+__all__ = ["SelaForImageClassification", "SelaForPreTraining", "SelaModel", "SelaPreTrainingOutput"]
+
+
 @dataclass
 class SelaPreTrainingOutput(ModelOutput):
     """Loss and diagnostics of one micro-batch. Scalars are tensors of shape `()`, `None` without diagnostics.
@@ -229,6 +232,3 @@ class SelaForPreTraining(SSLForPreTraining):
                 f"`optim.learning_rate`, make the views milder or lower `num_clusters`"
             )
         return found
-
-
-__all__ = ["SelaForImageClassification", "SelaForPreTraining", "SelaModel", "SelaPreTrainingOutput"]

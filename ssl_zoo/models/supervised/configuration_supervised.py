@@ -5,6 +5,9 @@ from huggingface_hub.dataclasses import strict
 from ssl_zoo.models.configuration_base import SSLConfig
 
 
+__all__ = ["SupervisedConfig"]
+
+
 @strict
 class SupervisedConfig(SSLConfig):
     """Supervised: cross-entropy on given labels, as in SeLa's label transfer (https://huggingface.co/papers/1911.05371).
@@ -58,6 +61,3 @@ class SupervisedConfig(SSLConfig):
             raise ValueError(f"`num_supervised_classes` must be at least 1 or null, got {self.num_supervised_classes}")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}")
-
-
-__all__ = ["SupervisedConfig"]

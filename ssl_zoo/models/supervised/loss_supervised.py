@@ -3,6 +3,9 @@
 import torch
 
 
+__all__ = ["supervised_loss"]
+
+
 def supervised_loss(logits: torch.Tensor, labels: torch.Tensor, *, smoothing: float = 0.0) -> torch.Tensor:
     """Cross-entropy of predictions and labels of each image, in float32 or better.
 

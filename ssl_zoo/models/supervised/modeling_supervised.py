@@ -15,6 +15,14 @@ from ssl_zoo.models.supervised.loss_supervised import supervised_loss
 from ssl_zoo.nn.backbone import multi_crop_embeddings, pooled_features
 
 
+__all__ = [
+    "SupervisedForImageClassification",
+    "SupervisedForPreTraining",
+    "SupervisedModel",
+    "SupervisedPreTrainingOutput",
+]
+
+
 @dataclass
 class SupervisedPreTrainingOutput(ModelOutput):
     """Loss and diagnostics of one micro-batch. Scalars are tensors of shape `()`, `None` without diagnostics.
@@ -153,11 +161,3 @@ class SupervisedForPreTraining(SSLForPreTraining):
                 f"whether the labels belong to these images"
             )
         return found
-
-
-__all__ = [
-    "SupervisedForImageClassification",
-    "SupervisedForPreTraining",
-    "SupervisedModel",
-    "SupervisedPreTrainingOutput",
-]

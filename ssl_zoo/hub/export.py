@@ -90,34 +90,20 @@ def export_repo(
     out.parent.mkdir(parents=True, exist_ok=True)
     with replace_atomically(out, overwrite=False) as unfinished:
         unfinished.mkdir()
-        _write_all(
-            source,
-            unfinished,
-            repo_id=repo_id,
-            revision=revision,
-            history=history,
-            with_permission=with_permission,
-            compact=compact,
-        )
+        config = write_weights(source, unfinished, compact=compact)
+        facts = _write_facts(source, unfinished, history, with_permission=with_permission)
+        card = render_card(config=config, repo_id=repo_id, revision=revision, **facts)
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
         files = sorted(path.relative_to(unfinished) for path in unfinished.rglob("*") if path.is_file())
         _refuse_leaks(source.folder, unfinished, files)
     return files
 
 
-def _write_all(
-    source: Source,
-    out: Path,
-    *,
-    repo_id: str,
-    revision: str | None,
-    history: History | None,
-    with_permission: bool,
-    compact: bool,
-) -> None:
-    config = write_weights(source, out, compact=compact)
-    weights = describe_weights(out)
+def _write_facts(source: Source, out: Path, history: History | None, *, with_permission: bool) -> dict[str, Any]:
+    """Write all but the weights and the card; return what the card tells of it."""
     for name, code in flatten(entry_modules(source.method)).items():
         (out / name).write_text(code, encoding="utf-8")
+    weights = describe_weights(out)
     recipe = None if source.recipe is None else _write_recipe(source, out)
     conversion = None
     if source.conversion is not None:
@@ -137,18 +123,14 @@ def _write_all(
     pictures = [name for name in PICTURES if (source.folder / name).is_file()]
     for name in pictures:
         shutil.copyfile(source.folder / name, out / name)
-    card = render_card(
-        recipe,
-        config,
-        metrics=metrics,
-        results=results,
-        repo_id=repo_id,
-        revision=revision,
-        pictures=pictures,
-        conversion=conversion,
-        earlier=earlier,
-    )
-    (out / "README.md").write_text(card, encoding="utf-8")
+    return {
+        "recipe": recipe,
+        "conversion": conversion,
+        "metrics": metrics,
+        "results": results,
+        "earlier": earlier,
+        "pictures": pictures,
+    }
 
 
 def _write_recipe(source: Source, out: Path) -> dict[str, Any]:

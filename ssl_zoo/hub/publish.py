@@ -11,12 +11,12 @@ from ssl_zoo.hub.export import PERMISSION, ExportError, export_repo
 from ssl_zoo.hub.failures import Progress, explain, left_behind
 from ssl_zoo.hub.history import History
 from ssl_zoo.hub.refusals import refuse, refuse_names, refuse_tag, without_licence
-from ssl_zoo.hub.remote import Changes, Remote, compare, look, read_history
+from ssl_zoo.hub.remote import Changes, Remote, compare, is_exported, look, read_history
 from ssl_zoo.hub.sources import Source
 from ssl_zoo.models.registry import display_name
 
 
-__all__ = ["Publication", "PublishError", "publish", "write_repository"]
+__all__ = ["Publication", "PublishError", "failure", "publish", "send", "write_repository"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def publish(
         raise PublishError(f"{error} Nothing was sent.") from error
     except Exception as error:  # whatever asking dies of, the user must learn that nothing has happened
         if not dry_run:
-            raise PublishError(f"{explain(error, repo_id)} {left_behind(api, progress)}") from error
+            raise failure(api, progress, error) from error
         remote, trouble = None, explain(error, repo_id)
     options = {"private": private, "with_permission": with_permission}
     refusal = None if remote is None else refuse(remote, source, repo_id, branch, tag, **options)
@@ -120,21 +120,31 @@ def publish(
                 made.notes.append(f"To a public repository it would be refused. {without_licence(source)}")
             return made
         try:
-            made.changes = compare(api, remote, files, list(made.files))
+            made.changes = compare(remote, files, made.files, is_ours=lambda path: is_exported(api, remote, path))
             made.refusal = refusal or refuse_tag(remote, branch, tag, made.changes)
             if dry_run:
                 return made
             if made.refusal is not None:
                 raise PublishError(f"{made.refusal} Nothing was sent.")
-            _prepare(api, progress, remote, private=private)
-            _commit(api, progress, files, made, source, with_permission=with_permission)
+            message, description = _describe(source, with_permission=with_permission)
+            made.commit, made.changed = send(
+                api,
+                progress,
+                remote,
+                files,
+                made.changes,
+                private=private,
+                message=message,
+                description=description,
+            )
+            made.url = f"{api.endpoint}/{repo_id}/commit/{made.commit}"
             if tag is not None and tag not in remote.tags:
                 progress.tagging = tag
                 api.create_tag(repo_id, tag=tag, revision=made.commit)
         except PublishError:
             raise
         except Exception as error:  # whatever a push dies of, the user must learn what it left behind
-            raise PublishError(f"{explain(error, repo_id)} {left_behind(api, progress)}") from error
+            raise failure(api, progress, error) from error
         return made
 
 
@@ -194,51 +204,77 @@ def _export(
     )
 
 
-def _prepare(api: HfApi, progress: Progress, remote: Remote, *, private: bool) -> None:
-    """Make the repository and the branch where they don't exist."""
-    progress.head = remote.head
-    if not remote.exists:
-        api.create_repo(progress.repo_id, private=private)
-        progress.created_repo = True
-        logger.info("made the repository %s", progress.repo_id)
-        progress.head = api.model_info(progress.repo_id).sha
-    if progress.revision != "main" and progress.revision not in remote.branches:
-        api.create_branch(progress.repo_id, branch=progress.revision, revision=progress.head)
-        progress.created_branch = True
+def _describe(source: Source, *, with_permission: bool) -> tuple[str, str | None]:
+    """Message and description of the commit."""
+    if source.conversion is None:
+        return "Publish model, training recipe, log and results", None
+    message = f"Publish converted weights of {display_name(source.method)}"
+    if not (source.is_unlicensed and with_permission):
+        return message, None
+    return f"{message}, with permission", (
+        f"The authors' release states no licence. Whoever published this says that they have the authors' permission "
+        f"(`{PERMISSION}` in conversion.json)."
+    )
 
 
-def _commit(
-    api: HfApi, progress: Progress, folder: Path, made: Publication, source: Source, *, with_permission: bool
-) -> None:
-    """Send everything that has changed in one commit.
+def send(
+    api: HfApi,
+    progress: Progress,
+    remote: Remote,
+    folder: Path,
+    changes: Changes,
+    *,
+    private: bool,
+    message: str,
+    description: str | None,
+) -> tuple[str | None, bool]:
+    """Send everything that has changed in one commit; the repository and the branch are made if they don't exist.
 
     Not `upload_folder`: with hf_xet installed it splits an upload into several commits.
+
+    Args:
+        api (`HfApi`): Sends.
+        progress ([`Progress`]): Repository, branch and type; notes what has been done.
+        remote ([`Remote`]): What is there.
+        folder (`Path`): The files.
+        changes ([`Changes`]): Which of them to send, and what to delete.
+        private (`bool`): Make a new repository private.
+        message (`str`): Of the commit.
+        description (`str`, *optional*): Of the commit.
+
+    Returns:
+        The commit that holds the files, and whether it is a new one.
     """
-    changes = made.changes
-    if changes is None or not changes:
-        made.commit = progress.head
-        made.url = f"{api.endpoint}/{made.repo_id}/commit/{made.commit}"
-        return
+    repo_id, repo_type = progress.repo_id, progress.repo_type
+    progress.head = remote.head
+    if not remote.exists:
+        sdk = "gradio" if repo_type == "space" else None
+        api.create_repo(repo_id, repo_type=repo_type, space_sdk=sdk, private=private)
+        progress.created_repo = True
+        logger.info("made the %s %s", "Space" if sdk else "repository", repo_id)
+        progress.head = api.repo_info(repo_id, repo_type=repo_type).sha
+    if progress.revision != "main" and progress.revision not in remote.branches:
+        api.create_branch(repo_id, branch=progress.revision, revision=progress.head)
+        progress.created_branch = True
+    if not changes:
+        return progress.head, False
     operations: list[CommitOperationAdd | CommitOperationDelete] = [
         *(CommitOperationDelete(path) for path in changes.deleted),
         *(CommitOperationAdd(path, folder / path) for path in (*changes.new, *changes.replaced)),
     ]
-    message, description = "Publish model, training recipe, log and results", None
-    if source.conversion is not None:
-        message = f"Publish converted weights of {display_name(source.method)}"
-        if source.is_unlicensed and with_permission:
-            message += ", with permission"
-            description = (
-                f"The authors' release states no licence. Whoever published this says that they have the authors' "
-                f"permission (`{PERMISSION}` in conversion.json)."
-            )
     progress.committing = True
     info = api.create_commit(
-        progress.repo_id,
+        repo_id,
         operations,
+        repo_type=repo_type,
         commit_message=message,
         commit_description=description,
         revision=progress.revision,
         parent_commit=progress.head,
     )
-    made.url, made.commit, made.changed = str(info.commit_url), info.oid, info.oid != progress.head
+    return info.oid, info.oid != progress.head
+
+
+def failure(api: HfApi, progress: Progress, error: Exception) -> PublishError:
+    """Say what a push died of, and what it left behind."""
+    return PublishError(f"{explain(error, progress.repo_id)} {left_behind(api, progress)}")

@@ -9,7 +9,7 @@ from ssl_zoo.hub.sources import Source
 from ssl_zoo.models.registry import display_name
 
 
-__all__ = ["refuse", "refuse_names", "refuse_tag", "without_licence"]
+__all__ = ["refuse", "refuse_names", "refuse_place", "refuse_tag", "without_licence"]
 
 _NAME = r"(?![-.])[A-Za-z0-9._-]+(?<![-.])"
 _REPO_ID = re.compile(rf"(?!.*(--|\.\.))(?!.*\.git$){_NAME}/{_NAME}")
@@ -53,6 +53,18 @@ def without_licence(source: Source) -> str:
     )
 
 
+def refuse_place(remote: Remote, repo_id: str, *, private: bool) -> str | None:
+    """Say why a repository of that name can't be published to: it has another name now, or is public."""
+    if remote.repo_id != repo_id:
+        return f"'{repo_id}' is called '{remote.repo_id}' now: publish to that name."
+    if remote.exists and private and not remote.private:
+        return (
+            f"'{repo_id}' exists and is public, so publishing to it would not be private: choose another name, or "
+            f"make it private in its settings."
+        )
+    return None
+
+
 def refuse(
     remote: Remote,
     source: Source,
@@ -64,14 +76,10 @@ def refuse(
     with_permission: bool,
 ) -> str | None:
     """Say why these weights must not go to this repository."""
-    if remote.repo_id != repo_id:
-        return f"'{repo_id}' is called '{remote.repo_id}' now: publish to that name."
-    public = not remote.private if remote.exists else not private
-    if remote.exists and private and public:
-        return (
-            f"'{remote.repo_id}' exists and is public, so publishing to it would not be private: choose another name, "
-            f"or make it private in its settings."
-        )
+    problem = refuse_place(remote, repo_id, private=private)
+    if problem is not None:
+        return problem
+    public = not (remote.private if remote.exists else private)
     if public and source.is_unlicensed and not with_permission:
         return without_licence(source)
     if branch in remote.tags or branch == tag:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ssl_zoo.hub.sources import CONVERSION_FILE, ExportError
 from ssl_zoo.hub.weights import WEIGHTS_FILE
 
 
-__all__ = ["Changes", "Remote", "compare", "is_published", "look", "read_history"]
+__all__ = ["Changes", "Remote", "compare", "is_exported", "look", "read_history"]
 
 _SECONDS = 30.0
 """How long the first question to the Hub may take. It shows whether there is a network at all."""
@@ -114,23 +115,23 @@ def read_history(api: HfApi, remote: Remote, branch: str) -> History | None:
     )
 
 
-def compare(api: HfApi, remote: Remote, folder: Path, paths: list[str]) -> Changes:
+def compare(remote: Remote, folder: Path, paths: Iterable[str], *, is_ours: Callable[[str], bool]) -> Changes:
     """Tell what publishing a folder changes.
 
-    What earlier publications wrote and this one doesn't is deleted: it must not pass for this model's. Of all other
-    files, which people put there, none is touched.
+    What earlier publications wrote and this one doesn't is deleted: it must not pass for a part of this one. All other
+    files, which people put there, stay as they are.
 
     Args:
-        api (`HfApi`): Who asks.
         remote ([`Remote`]): What is there.
         folder (`Path`): Files to publish.
-        paths (`list[str]`): Their paths in the repository.
+        paths (`Iterable[str]`): Their paths in the repository.
+        is_ours (`Callable`): Whether a publication wrote the file at a path.
     """
     there = remote.files
     new = [path for path in paths if path not in there]
-    same = [path for path in paths if path in there and is_published(folder / path, there[path])]
+    same = [path for path in paths if path in there and _is_published(folder / path, there[path])]
     others = sorted(set(there) - set(paths))
-    deleted = [path for path in others if path in WRITTEN or _is_our_code(api, remote, path)]
+    deleted = [path for path in others if is_ours(path)]
     return Changes(
         new=tuple(new),
         replaced=tuple(path for path in paths if path not in {*new, *same}),
@@ -140,7 +141,7 @@ def compare(api: HfApi, remote: Remote, folder: Path, paths: list[str]) -> Chang
     )
 
 
-def is_published(file: Path, published: RepoFile) -> bool:
+def _is_published(file: Path, published: RepoFile) -> bool:
     """Whether a file on the Hub has the content of one here."""
     if file.stat().st_size != published.size:
         return False
@@ -150,9 +151,10 @@ def is_published(file: Path, published: RepoFile) -> bool:
         return hashlib.sha1(b"blob %d\0" % published.size + stream.read()).hexdigest() == published.blob_id
 
 
-def _is_our_code(api: HfApi, remote: Remote, path: str) -> bool:
-    if "/" in path or not path.endswith(".py"):
-        return False
+def is_exported(api: HfApi, remote: Remote, path: str) -> bool:
+    """Whether an earlier export wrote the file at a path of a model's repository."""
+    if path in WRITTEN or "/" in path or not path.endswith(".py"):
+        return path in WRITTEN
     return (_download(api, remote, path) or "").startswith(CODE_MARK)
 
 

@@ -1,6 +1,5 @@
 """The page that shows clusters becomes a Space on the Hub, in one commit or not at all."""
 
-import logging
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -8,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub import HfApi
 
 from ssl_zoo.atomic import replace_atomically
-from ssl_zoo.hub.failures import Progress, explain, left_behind
+from ssl_zoo.hub.failures import Progress, explain
 from ssl_zoo.hub.privacy import file_leaks
-from ssl_zoo.hub.publish import Publication, PublishError
-from ssl_zoo.hub.refusals import refuse_names
-from ssl_zoo.hub.remote import Changes, Remote, is_published, look
+from ssl_zoo.hub.publish import Publication, PublishError, failure, send
+from ssl_zoo.hub.refusals import refuse_names, refuse_place
+from ssl_zoo.hub.remote import compare, look
 from ssl_zoo.provenance import commit
 
 
@@ -28,8 +27,6 @@ _TEXTS = (".css", ".html", ".jinja", ".js", ".json", ".jsonl", ".md", ".py", ".t
 _KINDS = (*_TEXTS, ".jpg", ".png", ".safetensors", ".svg", ".webp")
 _NEEDED = ("app.py", "README.md", "requirements.txt")
 _CODE = (".css", ".html", ".js", ".py")
-
-logger = logging.getLogger(__name__)
 
 
 def publish_space(
@@ -64,21 +61,35 @@ def publish_space(
         made = _gather(Path(space_dir), files, repo_id)
         try:
             remote = look(api, repo_id, "main", repo_type="space")
-            made.refusal = _refuse(remote, repo_id, private=private)
-            made.changes = _compare(remote, files, list(made.files))
         except Exception as error:  # whatever asking dies of, the user must learn that nothing has happened
             if not dry_run:
-                raise PublishError(f"{explain(error, repo_id)} {left_behind(api, progress)}") from error
+                raise failure(api, progress, error) from error
             made.notes.append(f"What is on the Hub isn't compared. {explain(error, repo_id)}")
             return made
+        folders = {path.split("/")[0] for path in made.files if "/" in path}
+        # A module that is gone must not stay beside the others.
+        made.changes = compare(
+            remote, files, made.files, is_ours=lambda path: path.endswith(_CODE) and path.split("/")[0] in folders
+        )
+        made.refusal = refuse_place(remote, repo_id, private=private)
         if dry_run:
             return made
         if made.refusal is not None:
             raise PublishError(f"{made.refusal} Nothing was sent.")
         try:
-            _push(api, progress, remote, files, made, made.changes, private=private)
+            made.commit, made.changed = send(
+                api,
+                progress,
+                remote,
+                files,
+                made.changes,
+                private=private,
+                message="Publish the page with its models and the package",
+                description=f"ssl_zoo at {commit() or 'an unknown commit'}",
+            )
         except Exception as error:  # whatever a push dies of, the user must learn what it left behind
-            raise PublishError(f"{explain(error, repo_id)} {left_behind(api, progress)}") from error
+            raise failure(api, progress, error) from error
+        made.url = f"{api.endpoint}/spaces/{repo_id}"
         return made
 
 
@@ -172,58 +183,3 @@ def _settings(readme: Path) -> dict[str, Any]:
     except yaml.YAMLError:
         settings = None
     return settings if isinstance(settings, dict) else {}
-
-
-def _refuse(remote: Remote, repo_id: str, *, private: bool) -> str | None:
-    if remote.repo_id != repo_id:
-        return f"'{repo_id}' is called '{remote.repo_id}' now: publish to that name."
-    if remote.exists and private and not remote.private:
-        return (
-            f"'{repo_id}' exists and is public, so publishing to it would not be private: choose another name, or "
-            f"make it private in its settings."
-        )
-    return None
-
-
-def _compare(remote: Remote, folder: Path, paths: list[str]) -> Changes:
-    """Tell what publishing changes: a module that is ours no more must not stay beside the others."""
-    there, ours = remote.files, {path.split("/")[0] for path in paths if "/" in path}
-    same = {path for path in paths if path in there and is_published(folder / path, there[path])}
-    others = sorted(set(there) - set(paths))
-    deleted = [path for path in others if path.endswith(_CODE) and path.split("/")[0] in ours]
-    return Changes(
-        new=tuple(path for path in paths if path not in there),
-        replaced=tuple(path for path in paths if path in there and path not in same),
-        same=tuple(sorted(same)),
-        deleted=tuple(deleted),
-        kept=tuple(path for path in others if path not in deleted),
-    )
-
-
-def _push(
-    api: HfApi, progress: Progress, remote: Remote, folder: Path, made: Publication, changes: Changes, *, private: bool
-) -> None:
-    """Make the Space where there is none, then send what has changed in one commit."""
-    progress.head = remote.head
-    if not remote.exists:
-        api.create_repo(made.repo_id, repo_type="space", space_sdk="gradio", private=private)
-        progress.created_repo = True
-        logger.info("made the Space %s", made.repo_id)
-        progress.head = api.space_info(made.repo_id).sha
-    made.url, made.commit = f"{api.endpoint}/spaces/{made.repo_id}", progress.head
-    if not changes:
-        return
-    operations: list[CommitOperationAdd | CommitOperationDelete] = [
-        *(CommitOperationDelete(path) for path in changes.deleted),
-        *(CommitOperationAdd(path, folder / path) for path in (*changes.new, *changes.replaced)),
-    ]
-    progress.committing = True
-    info = api.create_commit(
-        made.repo_id,
-        operations,
-        repo_type="space",
-        commit_message="Publish the page with its models and the package",
-        commit_description=f"ssl_zoo at {commit() or 'an unknown commit'}",
-        parent_commit=progress.head,
-    )
-    made.commit, made.changed = info.oid, info.oid != progress.head

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from ssl_zoo.evaluation.frozen.rows import FeatureRows, ProbeMetric, Table, choose_rows
-from ssl_zoo.evaluation.frozen.scoring import ProbeResult, is_edge, score_heads
+from ssl_zoo.evaluation.frozen.scoring import ProbeResult, score_choice, score_heads
 from ssl_zoo.evaluation.protocols.logistic import LogisticRegression
 from ssl_zoo.functional.distributed import rank
 
@@ -37,6 +37,10 @@ class LinearClassifier:
         """Features `(batch, features)` -> logits `(batch, classes)`, computed in the features' dtype."""
         dtype = features.dtype
         return torch.addmm(self.biases.to(dtype), features - self.shift.to(dtype), self.weights.to(dtype))
+
+    def all_scores(self, features: torch.Tensor) -> torch.Tensor:
+        """The same as the only one of several heads, `(1, batch, classes)`, for `score_heads`."""
+        return self.scores(features)[None]
 
 
 def logistic_loss(
@@ -164,12 +168,11 @@ def logistic_regression(
         ValueError: If shapes, labels or features don't fit; the message says which.
     """
     settings = settings or LogisticRegression()
-    known, held_out, everything, tested = choose_rows(
+    rows = choose_rows(
         train, validation, test, share=settings.validation_share, seed=settings.seed, metric=metric, device=device
     )
-    num_classes, strengths = everything.num_classes, settings.strengths
-    moments = known.moments()
-    found: dict[float, float] = {}
+    strengths, moments = settings.strengths, rows.known.moments()
+    scores: dict[float, float] = {}
     current: LinearClassifier | None = None
     best: tuple[float, LinearClassifier] | None = None
     path = tqdm(
@@ -182,31 +185,15 @@ def logistic_regression(
     )
     for strength in path:
         current = fit_logistic(
-            known, strength, num_classes=num_classes, settings=settings, start=current, moments=moments
+            rows.known, strength, num_classes=rows.num_classes, settings=settings, start=current, moments=moments
         )
-        found[strength] = _score(current, held_out)[0]
-        if best is None or found[strength] > found[best[0]]:
+        [scores[strength]], _, _ = score_heads(
+            current.all_scores, rows.held_out, num_heads=1, num_classes=rows.num_classes
+        )
+        if best is None or scores[strength] > scores[best[0]]:
             best = strength, current
     chosen, start = best or (strengths[-1], None)  # there is one strength at least
-    final = fit_logistic(everything, chosen, num_classes=num_classes, settings=settings, start=start)
-    score, top1, top5 = _score(final, tested)
-    return ProbeResult(
-        metric=metric,
-        chosen=chosen,
-        candidates=strengths,
-        validation_scores=tuple(found[strength] for strength in strengths),
-        at_grid_edge=is_edge(strengths.index(chosen), len(strengths)),
-        test_score=score,
-        test_top1=top1,
-        test_top5=top5,
-        num_train=len(known),
-        num_validation=len(held_out),
-        num_test=len(tested),
+    final = fit_logistic(rows.everything, chosen, num_classes=rows.num_classes, settings=settings, start=start)
+    return score_choice(
+        rows, strengths, [scores[strength] for strength in strengths], strengths.index(chosen), final.all_scores
     )
-
-
-def _score(classifier: LinearClassifier, data: FeatureRows) -> tuple[float, float | None, float | None]:
-    score, top1, top5 = score_heads(
-        lambda features: classifier.scores(features)[None], data, num_heads=1, num_classes=len(classifier.biases)
-    )
-    return score[0], top1[0], top5[0]

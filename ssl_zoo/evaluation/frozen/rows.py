@@ -1,13 +1,21 @@
 """Labelled tables of frozen features, as the classifiers trained on them read and split them."""
 
 from collections.abc import Iterator, Mapping
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 
 
-__all__ = ["FeatureRows", "ProbeMetric", "Table", "choose_rows", "move_if_it_fits", "split_rows"]
+__all__ = [
+    "FeatureRows",
+    "ProbeMetric",
+    "ProbeRows",
+    "Table",
+    "choose_rows",
+    "move_if_it_fits",
+    "split_rows",
+]
 
 ProbeMetric = Literal["top1", "mean_per_class", "voc_map"]
 """Share of correct rows; its mean over classes; or mean average precision, 11 points, of multi-hot labels."""
@@ -180,6 +188,20 @@ def split_rows(labels: torch.Tensor, *, share: float, seed: int) -> tuple[torch.
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
 
 
+class ProbeRows(NamedTuple):
+    """Rows to train on, to choose by, both together, and to test on."""
+
+    known: FeatureRows
+    held_out: FeatureRows
+    everything: FeatureRows
+    tested: FeatureRows
+
+    @property
+    def num_classes(self) -> int:
+        """Classes of the training and validation rows."""
+        return self.everything.num_classes
+
+
 def choose_rows(
     train: Table,
     validation: Table | None,
@@ -189,8 +211,8 @@ def choose_rows(
     seed: int,
     metric: ProbeMetric,
     device: torch.device | str,
-) -> tuple[FeatureRows, FeatureRows, FeatureRows, FeatureRows]:
-    """Rows to train on, to choose by, both together, and to test on; `share` and `seed` as in `split_rows`.
+) -> ProbeRows:
+    """Cut the rows of a probe; `share` and `seed` as in `split_rows`.
 
     Raises:
         ValueError: If shapes, labels or features don't fit, or the training rows are all of one class.
@@ -209,4 +231,4 @@ def choose_rows(
             f"all {len(known)} labelled training rows are of class {int(known.labels[0])}: "
             "there is nothing to tell apart"
         )
-    return known, held_out, everything, FeatureRows({"test": test}, metric=metric, device=device)
+    return ProbeRows(known, held_out, everything, FeatureRows({"test": test}, metric=metric, device=device))

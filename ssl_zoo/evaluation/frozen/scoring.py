@@ -1,16 +1,16 @@
 """What classifiers on frozen features reach on a table of rows, and the result of a choice among them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ssl_zoo.evaluation.frozen.rows import FeatureRows, ProbeMetric
+from ssl_zoo.evaluation.frozen.rows import FeatureRows, ProbeMetric, ProbeRows
 from ssl_zoo.evaluation.metrics.classification import mean_average_precision, mean_per_class_accuracy
 
 
-__all__ = ["ProbeResult", "is_edge", "score_heads"]
+__all__ = ["ProbeResult", "score_choice", "score_heads"]
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,33 @@ def _masked(values: list[float], finite: torch.Tensor) -> list[float]:
     return [float(value) if good else 0.0 for value, good in zip(values, finite.tolist(), strict=True)]
 
 
-def is_edge(position: int, length: int) -> bool:
-    """Whether a place in a grid of more than one is its first or last."""
-    return length > 1 and position in (0, length - 1)
+def score_choice(
+    rows: ProbeRows,
+    candidates: tuple[float, ...],
+    validation_scores: Sequence[float],
+    best: int,
+    scores: Callable[[torch.Tensor], torch.Tensor],
+) -> ProbeResult:
+    """Test the classifier that was chosen, trained on training and validation rows; the test rows are read here only.
+
+    Args:
+        rows ([`ProbeRows`]): The rows.
+        candidates: What was chosen among, increasing.
+        validation_scores: Of each candidate.
+        best: Number of the chosen one.
+        scores (`Callable`): Features `(batch, features)` -> scores `(1, batch, classes)`.
+    """
+    [score], [top1], [top5] = score_heads(scores, rows.tested, num_heads=1, num_classes=rows.num_classes)
+    return ProbeResult(
+        metric=rows.tested.metric,
+        chosen=candidates[best],
+        candidates=candidates,
+        validation_scores=tuple(validation_scores),
+        at_grid_edge=len(candidates) > 1 and best in (0, len(candidates) - 1),
+        test_score=score,
+        test_top1=top1,
+        test_top5=top5,
+        num_train=len(rows.known),
+        num_validation=len(rows.held_out),
+        num_test=len(rows.tested),
+    )

@@ -1,7 +1,9 @@
 """How well pseudo-labels agree with classes: plain functions of two labellings, each exact at any size.
 
 All are computed from the pairs (class, cluster) that occur, never from a table of all pairs: 1.28 million images in as
-many clusters fit.
+many clusters fit. `references` (classes, or other clusters) and `predictions` (pseudo-labels) are arrays of shape
+`(samples,)`: any numbers, only which ones are equal counts. A `ValueError` says that there are no samples, that their
+numbers differ, or that some are NaN.
 """
 
 from dataclasses import dataclass
@@ -65,20 +67,10 @@ def _mutual_information(table: _Contingency) -> float:
 def normalized_mutual_information(references: npt.ArrayLike, predictions: npt.ArrayLike) -> float:
     """Mutual information of two labellings over the arithmetic mean of their entropies.
 
-    Args:
-        references (array of shape `(samples,)`): Classes.
-        predictions (array of shape `(samples,)`): Pseudo-labels; any numbers, only which ones are equal counts.
-
     Returns:
         `float`: in [0, 1], symmetric; 1 for the same partition, and for two that have one part only.
-
-    Raises:
-        ValueError: If there are no samples or the numbers of them differ.
     """
-    return _normalized_mutual_information(_contingency(references, predictions))
-
-
-def _normalized_mutual_information(table: _Contingency) -> float:
+    table = _contingency(references, predictions)
     entropies = _entropy(table.row_sizes) + _entropy(table.column_sizes)
     return float(np.clip(2.0 * _mutual_information(table) / entropies, 0.0, 1.0)) if entropies > 0 else 1.0
 
@@ -88,20 +80,10 @@ def adjusted_mutual_information(references: npt.ArrayLike, predictions: npt.Arra
 
     Chance is a random labelling with the same sizes; many small clusters gain nothing here, as they do in the NMI.
 
-    Args:
-        references (array of shape `(samples,)`): Classes.
-        predictions (array of shape `(samples,)`): Pseudo-labels.
-
     Returns:
         `float`: at most 1 (the same partition), about 0 for chance, symmetric.
-
-    Raises:
-        ValueError: If there are no samples or the numbers of them differ.
     """
-    return _adjusted_mutual_information(_contingency(references, predictions))
-
-
-def _adjusted_mutual_information(table: _Contingency) -> float:
+    table = _contingency(references, predictions)
     if len(table.counts) == len(table.row_sizes) == len(table.column_sizes):
         return 1.0  # the same partition; of single samples chance reaches 1 too, and 0 / 0 follows
     if 1 in (len(table.row_sizes), len(table.column_sizes)):
@@ -147,20 +129,10 @@ def _expected_mutual_information(table: _Contingency) -> float:
 def adjusted_rand_index(references: npt.ArrayLike, predictions: npt.ArrayLike) -> float:
     """Share of pairs of samples that two labellings agree on, above chance (Hubert & Arabie, 1985).
 
-    Args:
-        references (array of shape `(samples,)`): Classes.
-        predictions (array of shape `(samples,)`): Pseudo-labels.
-
     Returns:
         `float`: at most 1 (the same partition), about 0 for chance, symmetric.
-
-    Raises:
-        ValueError: If there are no samples or the numbers of them differ.
     """
-    return _adjusted_rand_index(_contingency(references, predictions))
-
-
-def _adjusted_rand_index(table: _Contingency) -> float:
+    table = _contingency(references, predictions)
     # Python's whole numbers: products of numbers of pairs don't fit 64 bits.
     both, first, second = (
         sum(int(count) * (int(count) - 1) // 2 for count in counts)
@@ -177,20 +149,10 @@ def hungarian_accuracy(references: npt.ArrayLike, predictions: npt.ArrayLike) ->
     With more clusters than classes, the clusters left over count as wrong altogether; with fewer, the classes left
     over do. So an over-clustering can't reach 1 however pure it is: see [`purity`].
 
-    Args:
-        references (array of shape `(samples,)`): Classes.
-        predictions (array of shape `(samples,)`): Pseudo-labels.
-
     Returns:
         `float`: in (0, 1].
-
-    Raises:
-        ValueError: If there are no samples or the numbers of them differ.
     """
-    return _hungarian_accuracy(_contingency(references, predictions))
-
-
-def _hungarian_accuracy(table: _Contingency) -> float:
+    table = _contingency(references, predictions)
     partner = np.full(len(table.row_sizes), -1)
     rows, columns = _match(table)
     partner[rows] = columns
@@ -235,20 +197,10 @@ def _match(table: _Contingency) -> tuple[Counts, Counts]:
 def purity(references: npt.ArrayLike, predictions: npt.ArrayLike) -> float:
     """Share of samples that belong to the most frequent class of their cluster: many clusters may share a class.
 
-    Args:
-        references (array of shape `(samples,)`): Classes.
-        predictions (array of shape `(samples,)`): Pseudo-labels.
-
     Returns:
         `float`: in (0, 1]; 1 if every sample is its own cluster, so compare equal numbers of clusters only.
-
-    Raises:
-        ValueError: If there are no samples or the numbers of them differ.
     """
-    return _purity(_contingency(references, predictions))
-
-
-def _purity(table: _Contingency) -> float:
+    table = _contingency(references, predictions)
     largest = np.zeros(len(table.column_sizes), dtype=np.int64)
     np.maximum.at(largest, table.columns, table.counts)
     return int(largest.sum()) / table.num_samples
@@ -274,10 +226,10 @@ def clustering_agreement(references: npt.ArrayLike, predictions: npt.ArrayLike) 
     if len(table.row_sizes) < 2:
         raise ValueError("`references` hold one class only: agreement with classes needs samples of two or more")
     return {
-        "nmi": _normalized_mutual_information(table),
-        "ami": _adjusted_mutual_information(table),
-        "ari": _adjusted_rand_index(table),
-        "hungarian_accuracy": _hungarian_accuracy(table),
-        "purity": _purity(table),
+        "nmi": normalized_mutual_information(references, predictions),
+        "ami": adjusted_mutual_information(references, predictions),
+        "ari": adjusted_rand_index(references, predictions),
+        "hungarian_accuracy": hungarian_accuracy(references, predictions),
+        "purity": purity(references, predictions),
         "num_clusters": len(table.column_sizes),
     }

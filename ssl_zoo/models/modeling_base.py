@@ -142,9 +142,16 @@ class TrainingData(Protocol):
 class SSLForPreTraining(SSLPreTrainedModel):
     """What the training loop asks of every method.
 
-    A subclass implements `forward`, which reads state and returns an output with a `loss`, and `update_state`, which
-    changes it. The loop logs every scalar field of the output under its name. `timm_model` is the branch that the
-    paper evaluates, so a pretraining checkpoint loads into the method's feature extractor as it is.
+    A subclass implements `forward`, which reads state and returns an output, and `update_state`, which changes it.
+    `timm_model` is the branch that the paper evaluates, so a pretraining checkpoint loads into the method's feature
+    extractor as it is.
+
+    The output is a dataclass, a `ModelOutput`, whose fields are tensors or `None`. The loop checks that it has
+
+    - `loss`, of shape `()`, with gradient;
+    - `embeddings`, of shape `(batch, num_features)`: the backbone's pooled features of one view;
+    - with `diagnostics=True`, at least one more tensor of shape `()`. The loop logs each of them under its name,
+      averaged over the processes; `health` judges them.
     """
 
     @property
@@ -204,6 +211,9 @@ class SSLForPreTraining(SSLPreTrainedModel):
             progress (`float`): Share of the training that is done, in [0, 1].
             epoch (`float`): Passes over the data that are done.
             diagnostics (`bool`): Whether to fill the output's diagnostic fields.
+
+        Returns:
+            The method's output; its fields are listed at the class.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement `forward`")
 

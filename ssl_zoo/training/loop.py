@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ssl_zoo.data.stream import Batch
+from ssl_zoo.models.modeling_base import SSLForPreTraining
 from ssl_zoo.training.checkpoint import list_checkpoints
 from ssl_zoo.training.optim import learning_rate, set_learning_rate
 from ssl_zoo.training.probe import probe
@@ -106,6 +107,7 @@ def train_step(session: Session, batches: list[Batch], *, diagnostics: bool) -> 
     for batch in batches:
         with accelerator.accumulate(model):
             output = model(**session.to_device(batch), **now, diagnostics=diagnostics)
+            _check_output(core, output, batch_size=len(batch.sample_ids), diagnostics=diagnostics)
             accelerator.backward(output.loss)
             if accelerator.sync_gradients:
                 if recipe.optim.clip_grad_norm is not None:
@@ -119,6 +121,23 @@ def train_step(session: Session, batches: list[Batch], *, diagnostics: bool) -> 
     if not accelerator.optimizer_step_was_skipped:
         core.update_state(outputs, **session.now())
     return outputs
+
+
+def _check_output(core: SSLForPreTraining, output: Any, *, batch_size: int, diagnostics: bool) -> None:
+    """Raise a TypeError that names class, field and expected shape unless this is what `SSLForPreTraining` returns."""
+    name = f"`{type(output).__name__}` of {type(core).__name__}"
+    shapes = {"loss": (), "embeddings": (batch_size, core.config.num_features)}
+    for field in {**shapes, **output}:
+        value = output.get(field)
+        if not isinstance(value, torch.Tensor) or value.shape != shapes.get(field, value.shape):
+            expected = f"a tensor of shape {shapes[field]}" if field in shapes else "a tensor or None"
+            got = f"shape {tuple(value.shape)}" if isinstance(value, torch.Tensor) else repr(value)
+            raise TypeError(f"{name}: `{field}` must be {expected}, got {got}")
+    if diagnostics and not any(value.ndim == 0 for field, value in output.items() if field != "loss"):
+        raise TypeError(
+            f"{name}: with diagnostics=True at least one field beside `loss` must be a tensor of shape (), got "
+            f"{', '.join(output)}"
+        )
 
 
 def _scalars(session: Session, output: Any) -> dict[str, float]:

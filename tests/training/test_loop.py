@@ -2,10 +2,13 @@
 
 import json
 import math
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from transformers.utils import ModelOutput
 
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.models.mira.modeling_mira import MiraForPreTraining
@@ -188,6 +191,35 @@ def test_all_tensors_decay_where_the_recipe_says_so(tmp_path, images):
     model = MiraForPreTraining(_recipe(tmp_path, images).model_config())
     optimizer = create_optimizer(model, OptimConfig(name="sgd", weight_decay=0.5, decay_norms_and_biases=True))
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.5, 0.5]
+
+
+@dataclass
+class BrokenOutput(ModelOutput):
+    loss: torch.Tensor | None = None
+    spread: torch.Tensor | None = None
+    embeddings: torch.Tensor | None = None
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"loss": None}, "`loss` must be a tensor of shape (), got None"),
+        ({"loss": torch.ones(4)}, "`loss` must be a tensor of shape (), got shape (4,)"),
+        ({"embeddings": None}, "`embeddings` must be a tensor of shape (4, 16), got None"),
+        ({"embeddings": torch.ones(4, 8)}, "`embeddings` must be a tensor of shape (4, 16), got shape (4, 8)"),
+        ({"spread": 0.5}, "`spread` must be a tensor or None, got 0.5"),
+        ({"spread": None}, "at least one field beside `loss` must be a tensor of shape (), got loss, embeddings"),
+    ],
+)
+def test_an_output_that_breaks_its_contract_is_refused(tmp_path, images, monkeypatch, fields, message):
+    def forward(self, views, **kwargs):
+        complete = {"loss": torch.ones(()), "spread": torch.ones(()), "embeddings": torch.ones(4, 16)}
+        return BrokenOutput(**{**complete, **fields})
+
+    monkeypatch.setattr(MiraForPreTraining, "forward", forward)
+    with pytest.raises(TypeError, match=re.escape(message)) as error:
+        train(_recipe(tmp_path, images))
+    assert "`BrokenOutput` of MiraForPreTraining: " in str(error.value)
 
 
 def test_what_a_method_does_between_steps_is_given_the_data_and_logged(tmp_path, images, monkeypatch):

@@ -9,10 +9,10 @@ import torch
 from ssl_zoo.functional.distributed import all_reduce_sum_
 
 
-__all__ = ["Information", "effective_rank", "information"]
+__all__ = ["AssignmentInformation", "effective_rank", "information"]
 
 
-class Information(NamedTuple):
+class AssignmentInformation(NamedTuple):
     """Entropies of a set of assignments, in nats.
 
     Attributes:
@@ -27,7 +27,7 @@ class Information(NamedTuple):
 
 
 @torch.no_grad()
-def information(assignments: torch.Tensor) -> Information:
+def information(assignments: torch.Tensor) -> AssignmentInformation:
     r"""Mean entropy, entropy of the mean, and their difference MI(W) = H(Wbar) - mean_i H(W_i).
 
     The mean runs over the batches of all processes, with one all-reduce of (..., K + 2) numbers.
@@ -37,7 +37,7 @@ def information(assignments: torch.Tensor) -> Information:
             process; leading dimensions are independent problems. Batches may differ between processes.
 
     Returns:
-        [`Information`]: float32 (float64 for float64 input), not differentiable, equal on every process.
+        [`AssignmentInformation`]: float32 (float64 for float64 input), not differentiable, equal on every process.
 
     Raises:
         ValueError: If `assignments` has fewer than two dimensions.
@@ -50,7 +50,7 @@ def information(assignments: torch.Tensor) -> Information:
     sums = all_reduce_sum_(torch.cat([weights.sum(dim=-2), entropy, count], dim=-1))
     means = sums[..., :-1] / sums[..., -1:]
     marginal_entropy = torch.special.entr(means[..., :-1]).sum(dim=-1)
-    return Information(means[..., -1], marginal_entropy, marginal_entropy - means[..., -1])
+    return AssignmentInformation(means[..., -1], marginal_entropy, marginal_entropy - means[..., -1])
 
 
 @torch.no_grad()

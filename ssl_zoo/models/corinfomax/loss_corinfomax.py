@@ -10,7 +10,7 @@ from ssl_zoo.functional.moments import Moments, batch_moments
 
 
 __all__ = [
-    "Information",
+    "LogDeterminants",
     "SingularCovarianceError",
     "corinfomax_loss",
     "log_determinants",
@@ -47,7 +47,7 @@ def updated_statistics(
     return Moments(mean, torch.lerp(about_mean, past.covariance, forgetting_factor_covariance))
 
 
-class Information(NamedTuple):
+class LogDeterminants(NamedTuple):
     """What a batch makes of the running statistics; see [`running_log_determinants`]."""
 
     log_dets: torch.Tensor
@@ -62,7 +62,7 @@ def running_log_determinants(
     forgetting_factor_mean: float,
     forgetting_factor_covariance: float,
     offset: float,
-) -> Information:
+) -> LogDeterminants:
     """Log-determinants of the running covariances with the batch of all processes taken in.
 
     The gradient has a closed form. With la the forgetting factors, m the batch's mean, r = la_mu (m - mu) for the past
@@ -82,7 +82,7 @@ def running_log_determinants(
         offset (`float`): Added to the diagonal.
 
     Returns:
-        [`Information`]: `log_dets` `(views,)`, with gradient once; the batch's own moments and the running ones,
+        [`LogDeterminants`]: `log_dets` `(views,)`, with gradient once; the batch's own moments and the running ones,
         without.
 
     Raises:
@@ -91,7 +91,7 @@ def running_log_determinants(
     log_dets, *moments = _RunningLogDeterminants.apply(
         rows, *past, forgetting_factor_mean, forgetting_factor_covariance, offset
     )
-    return Information(log_dets, Moments(*moments[:2]), Moments(*moments[2:]))
+    return LogDeterminants(log_dets, Moments(*moments[:2]), Moments(*moments[2:]))
 
 
 class _RunningLogDeterminants(torch.autograd.Function):

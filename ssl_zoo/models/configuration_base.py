@@ -1,11 +1,23 @@
 """What the configuration of every method shares: which backbone, and how its images are prepared."""
 
-from typing import Any
+import logging
+from typing import Any, Self
 
 from transformers import PreTrainedConfig
 
+from ssl_zoo.nearest import did_you_mean
+
 
 __all__ = ["SSLConfig"]
+
+
+logger = logging.getLogger(__name__)
+
+# What isn't a field and yet may be given: to transformers beside the fields, and what `config.json` holds for timm.
+_NOT_FIELDS = (
+    *("num_labels", "torch_dtype", "name_or_path", "auto_map", "attn_implementation", "experts_implementation"),
+    *("num_classes", "global_pool", "label_names", "label_descriptions", "converted_from_sha256"),
+)
 
 
 class SSLConfig(PreTrainedConfig):
@@ -32,10 +44,33 @@ class SSLConfig(PreTrainedConfig):
     image_processor_type: str = "TimmWrapperImageProcessor"
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Replace `None` by empty dictionaries: timm can't read a null `model_args`."""
+        """Replace `None` by empty dictionaries: timm can't read a null `model_args`.
+
+        Raises:
+            TypeError: for an argument that is no field; a `config.json` may have such keys, with a warning.
+        """
+        is_loaded = kwargs.pop("_is_loaded", False)
+        unknown = [name for name in kwargs if not (name in _NOT_FIELDS or name[0] == "_" or hasattr(type(self), name))]
+        if unknown and is_loaded:
+            logger.warning(f"{type(self).__name__}: {self._what_is_unknown(unknown)}. Such keys change nothing")
+        elif unknown:
+            raise TypeError(f"{type(self).__name__}: {self._what_is_unknown(unknown)}")
         self.model_args = dict(self.model_args or {})
         self.pretrained_cfg = dict(self.pretrained_cfg or {})
         super().__post_init__(**kwargs)
+
+    def _what_is_unknown(self, names: list[str]) -> str:
+        fields = [
+            name for name in type(self).__dataclass_fields__ if name not in PreTrainedConfig.__dataclass_fields__
+        ]
+        hint = did_you_mean(names[0], [*fields, *_NOT_FIELDS]) or f"; the fields are {', '.join(fields)}"
+        return f"there is no field `{'`, `'.join(names)}`{hint}"
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
+        """Build from the content of a `config.json`, which may be of another version; see `PreTrainedConfig`."""
+        config: Self = super().from_dict({**config_dict, "_is_loaded": True}, **kwargs)
+        return config
 
     @property
     def learns_from_labels(self) -> bool:

@@ -5,15 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from ssl_zoo.data.source import DataConfig, open_source
-from ssl_zoo.data.views import RawPixels
 from ssl_zoo.evaluation import protocols
-from ssl_zoo.evaluation.evaluation import Evaluation
 from ssl_zoo.evaluation.results import append_results, read_results, render_results
-from ssl_zoo.evaluation.subject import Subject
-from ssl_zoo.features.extract import Reading
-from ssl_zoo.features.store import FeatureStore
-from ssl_zoo.hub.results import collect, render_table, to_model_index
+from ssl_zoo.hub.results import collect, to_model_index
 from ssl_zoo.protocol import (
     Metric,
     describe_protocols,
@@ -24,7 +18,7 @@ from ssl_zoo.protocol import (
     read_protocol_settings,
 )
 from ssl_zoo.settings.hints import SettingsError
-from tests.data.tiny_sets import write_parquet
+from tests.evaluation.tiny_run import tiny_evaluation
 from tests.test_import import loaded_after
 
 
@@ -77,17 +71,7 @@ def means(tmp_path, monkeypatch):
 
 @pytest.fixture
 def evaluation(tmp_path):
-    folder = write_parquet(tmp_path / "pets", (30,))
-    write_parquet(folder, (15,), split="test")
-    config = DataConfig(path=str(folder))
-    return Evaluation(
-        Subject("trained", RawPixels(8), lambda images: images.flatten(1), seed=0),
-        data=config,
-        train=open_source(config),
-        test=open_source(replace(config, split="test")),
-        store=FeatureStore(tmp_path / "features"),
-        reading=Reading(batch_size=8, num_workers=0),
-    )
+    return tiny_evaluation(tmp_path)
 
 
 def test_it_is_listed_documented_and_takes_overrides(means):
@@ -110,8 +94,10 @@ def test_its_number_is_shown_with_title_and_unit_everywhere(means, evaluation, t
     per_cent = f"{100 * result.value:.2f} %"
     assert render_results([result]).splitlines()[-1] == f"nearest mean (standardize=True)  {per_cent}"
     rows = collect([vars(result)])
-    assert "| nearest mean, % | standardize True |" in render_table(rows)
-    assert f"| {100 * result.value:.4g} |" in render_table(rows)
+    shown = f"{100 * result.value:.4g}"
+    assert [(row.title, row.words, row.value("trained")) for row in rows] == [
+        ("nearest mean, %", "standardize True", shown)
+    ]
     [entry] = to_model_index(rows)
     assert (entry.metric_type, entry.metric_name) == ("accuracy", "nearest mean")
 
@@ -136,7 +122,7 @@ def test_a_metric_that_nothing_declares_is_called_by_its_name():
     assert find_metric("gone_top1") == Metric("gone_top1", "gone_top1")
     line = {"metric": "gone_top1", "value": 0.5, "subject": "trained", "protocol": {"name": "gone", "depth": 3}}
     rows = collect([{**line, "data": {"path": "pets"}}])
-    assert "| gone_top1 | gone |" in render_table(rows)
+    assert [(row.title, row.words, row.value("trained")) for row in rows] == [("gone_top1", "gone", "0.5")]
     assert to_model_index(rows)[0].metric_type == "gone_top1"
 
 

@@ -6,10 +6,10 @@ STAMP := $(VENV)/.installed
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help venv quickstart space test slow bench lint typecheck format clean
+.PHONY: help venv quickstart space test test-kernels slow bench lint typecheck format clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
 
 venv: $(STAMP)  ## set up .venv with everything the other targets need (they do it by themselves)
 
@@ -22,6 +22,12 @@ space: $(STAMP)  ## look at clusters in the browser, first the embedded model's;
 
 test: $(STAMP)  ## run the tests (CPU, offline, a few minutes); ARGS='-k words' passes options to pytest
 	$(PYTEST) -m 'not slow' $(ARGS)
+
+# Places in memory, shapes, vector instructions and threads decide how numbers round. Here all four are others.
+KERNELS := SSL_ZOO_TEST_KERNELS=other SSL_ZOO_TEST_THREADS=2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+
+test-kernels: $(STAMP)  ## run the tests that compare numbers, where numbers round otherwise
+	$(KERNELS) $(PYTEST) -m 'not slow' $(addprefix tests/,test_kernels.py functional nn models loading evaluation) $(ARGS)
 
 slow: $(STAMP)  ## run the tests that `make test` leaves out
 	$(PYTEST) -m slow $(ARGS)

@@ -240,7 +240,7 @@ class TestViews:
             subprocess.run(["sh", "-c", f"kill -{number} {worker.pid}"], check=True)
         assert len(ids(take(iterator, 30))) == 60
         worker.terminate()  # as Python does at exit, which would otherwise wait forever
-        worker.join(timeout=20)
+        worker.join(timeout=200)
         assert worker.exitcode == 0
 
     def test_it_can_be_sent_to_a_spawned_worker(self, source: ImageSource) -> None:

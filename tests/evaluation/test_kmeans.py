@@ -68,7 +68,7 @@ def test_blocks_seeds_and_float_types(monkeypatch):
     for block in (7, 64, 100_000):
         monkeypatch.setattr(module, "_BLOCK_ROWS", block)
         again = kmeans(points.float(), num_clusters=20, seed=3)
-        assert torch.equal(again.centers, first.centers)
+        torch.testing.assert_close(again.centers, first.centers)  # products of blocks round by their size
         assert torch.equal(again.assignments, first.assignments)
         assert again.inertia == pytest.approx(first.inertia, rel=1e-6)
     assert not torch.equal(kmeans(points, num_clusters=20, seed=4).centers, first.centers)

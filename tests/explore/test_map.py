@@ -288,7 +288,7 @@ def test_two_visitors_never_work_at_once(tmp_path, monkeypatch):
     for visitor in visitors:
         visitor.start()
     for visitor in visitors:
-        visitor.join(timeout=30)
+        visitor.join(timeout=200)
     assert len(results) == 4
     assert work.most == 1
 
@@ -299,4 +299,4 @@ def test_a_failed_map_can_be_asked_for_again(tmp_path, monkeypatch):
         patch.setattr(maps, "principal_components", lambda *_: (_ for _ in ()).throw(MemoryError))
         with pytest.raises(MemoryError):
             keeper.advance(explained, "pca", seconds=1)
-    assert keeper.advance(explained, "pca", seconds=30).method == "pca"
+    assert keeper.advance(explained, "pca", seconds=200).method == "pca"

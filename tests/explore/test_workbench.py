@@ -143,7 +143,7 @@ def test_one_preparation_at_a_time(folder: Path, tmp_path: Path) -> None:
     thread = threading.Thread(target=lambda: done.append(finish(second)[0]))
     thread.start()
     finish(first)
-    thread.join(timeout=60)
+    thread.join(timeout=200)
     assert [len(found.gallery) for found in done] == [20]
 
 

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 import ssl_zoo
 from ssl_zoo.hub.export import export_repo
 from tests.hub.runs import TINY, make_run
+from tests.tolerances import SAME_NETWORK
 
 
 pytestmark = pytest.mark.hub
@@ -24,10 +25,10 @@ def test_a_student_is_left_out_and_begins_as_the_teacher(tmp_path: Path, caplog:
     assert not any("student" in record.getMessage() for record in caplog.records), "nothing is missing"
     images = torch.randn(4, 3, 64, 64)
     for one, other in zip(whole.pseudo_labels(images), small.pseudo_labels(images), strict=True):
-        assert torch.equal(one, other)
+        torch.testing.assert_close(one, other, **SAME_NETWORK)
     with torch.no_grad():
-        assert torch.equal(small.student_backbone(images), small.timm_model(images))
-        assert not torch.equal(whole.student_backbone(images), whole.timm_model(images))
+        torch.testing.assert_close(small.student_backbone(images), small.timm_model(images), **SAME_NETWORK)
+        assert not torch.allclose(whole.student_backbone(images), whole.timm_model(images), **SAME_NETWORK)
     for name, tensor in small.student_projector.state_dict().items():
         assert torch.equal(tensor, small.teacher_projector.state_dict()[name]), name
     small_root, whole_root = (tmp_path / name / "model.safetensors" for name in ("small", "whole"))

@@ -53,7 +53,8 @@ This page is made by its test: `python -m tests.hub.test_loading_matrix`.
 """
 EXPLANATION = """## What is compared
 
-Features are equal bit for bit, where nothing else is said: `last_hidden_state` and `pooler_output` of four images.
+Weights are equal bit for bit. Features, where nothing else is said, are equal up to rounding (1e-5), because kernels
+depend on where weights lie in memory: `last_hidden_state` and `pooler_output` of four images.
 
 - `AutoModelForPreTraining`: every published tensor, the features, pseudo-labels and their probabilities. Banks and
   tables aren't published; they begin empty, and an empty bank takes no memory before the first row is written to it.

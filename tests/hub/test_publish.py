@@ -18,26 +18,27 @@ from ssl_zoo.hub.publish import PublishError, publish
 from tests.hub.conftest import ROOT, LocalHub
 from tests.hub.runs import make_run
 from tests.hub.server import HALF_REQUEST, NO_REPLY, READ_TOKEN, STRANGER_TOKEN, HubServer
+from tests.tolerances import SAME_NETWORK
 
 
 pytestmark = pytest.mark.hub
 
 TEXTS = {".json", ".jsonl", ".yaml", ".md", ".py"}
 
-# What every reader prints: a digest of the features of the same two images.
-DIGEST = """
-import hashlib, torch
+# What every reader prints: the features of the same two images.
+REPORT = """
+import json, torch
 torch.set_num_threads(1)
 images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-def digest(features):
+def listed(features):
     assert features.shape == (2, 32) and features.std() > 0.01
-    return hashlib.sha256(features.detach().contiguous().numpy().tobytes()).hexdigest()
+    return features.tolist()
 def report(**models):
     with torch.no_grad():
         for name, model in models.items():
             assert not model.training, name
             output = model(images)
-            print(name, digest(output if isinstance(output, torch.Tensor) else output.pooler_output))
+            print(json.dumps({name: listed(output if isinstance(output, torch.Tensor) else output.pooler_output)}))
 """
 
 
@@ -47,7 +48,7 @@ class Published:
     run: Path
     small: Path  # a local export with the small-image stem
     local: Path  # a local export of the run
-    features: str  # digest of the features of the run's own model
+    features: list[list[float]]  # of the run's own model
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +68,15 @@ def published(shared_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) ->
     return Published(shared_hub, run, folder / "small", folder / "local", features_of(model.timm_model))
 
 
-def features_of(backbone: torch.nn.Module) -> str:
+def features_of(backbone: torch.nn.Module) -> list[list[float]]:
     """Do what `report` does in other processes."""
     threads = torch.get_num_threads()
     names: dict[str, Any] = {}
-    exec(DIGEST, names)
+    exec(REPORT, names)
     with torch.no_grad():
-        digest: str = names["digest"](backbone(names["images"]))
+        features: list[list[float]] = names["listed"](backbone(names["images"]))
     torch.set_num_threads(threads)
-    return digest
+    return features
 
 
 def jpeg() -> bytes:
@@ -98,8 +99,15 @@ def card_code(published: Published) -> list[str]:
     return re.findall(r"```python\n(.*?)```", card, re.DOTALL)
 
 
-def reported(stdout: str) -> dict[str, str]:
-    return dict(line.split() for line in stdout.splitlines() if re.fullmatch(r"\w+ [0-9a-f]{64}", line))
+def assert_reported(stdout: str, names: set[str], expected: list[list[float]]) -> None:
+    """Whether exactly these models were reported, all with these features up to rounding."""
+    found: dict[str, Any] = {}
+    for line in stdout.splitlines():
+        if line.startswith('{"'):
+            found |= json.loads(line)
+    assert found.keys() == names
+    for features in found.values():
+        torch.testing.assert_close(torch.tensor(features), torch.tensor(expected), **SAME_NETWORK)
 
 
 def test_one_commit_with_everything(published: Published) -> None:
@@ -157,8 +165,8 @@ def test_with_ssl_zoo(published: Published) -> None:
     assert len(features[0]) == 32
     """
     prepare, own, _, _, _, full = card_code(published)
-    done = published.hub.run(DIGEST + _dedent(code) + prepare + own + full + "\nassert embedding.shape == (1, 32)")
-    assert reported(done.stdout) == dict.fromkeys(("model", "full", "branch"), published.features)
+    done = published.hub.run(REPORT + _dedent(code) + prepare + own + full + "\nassert embedding.shape == (1, 32)")
+    assert_reported(done.stdout, {"model", "full", "branch"}, published.features)
 
 
 def test_trust_remote_code_without_ssl_zoo(published: Published) -> None:
@@ -195,10 +203,9 @@ def test_trust_remote_code_without_ssl_zoo(published: Published) -> None:
     """
     prepare, _, remote, _, _, full = card_code(published)
     check = "\nassert embedding.shape == (1, 32) and len(features[0]) == 32 and labels.shape == (1,)"
-    done = published.hub.run(DIGEST + _dedent(code) + prepare + remote + full + check, without_ssl_zoo=True)
-    found = reported(done.stdout)
-    assert len(found) == 6
-    assert set(found.values()) == {published.features}
+    done = published.hub.run(REPORT + _dedent(code) + prepare + remote + full + check, without_ssl_zoo=True)
+    names = {f"{kind}_{name}" for kind in ("hub", "local") for name in ("model", "full", "probe")}
+    assert_reported(done.stdout, names, published.features)
 
 
 def test_as_a_timm_model(published: Published) -> None:
@@ -218,8 +225,8 @@ def test_as_a_timm_model(published: Published) -> None:
     else:
         raise AssertionError("timm loaded a stem that it doesn't have")
     """
-    done = published.hub.run(DIGEST + _dedent(code), without_ssl_zoo=True)
-    assert reported(done.stdout) == dict.fromkeys(("hub", "local", "branch"), published.features)
+    done = published.hub.run(REPORT + _dedent(code), without_ssl_zoo=True)
+    assert_reported(done.stdout, {"hub", "local", "branch"}, published.features)
 
 
 def test_by_the_wrapper_of_transformers(published: Published) -> None:
@@ -228,9 +235,15 @@ def test_by_the_wrapper_of_transformers(published: Published) -> None:
     report(model=TimmWrapperModel.from_pretrained("org/name"))
     """
     prepare, _, _, timm, wrapper, _ = card_code(published)
-    rest = prepare + timm + "\nfirst = embedding\n" + wrapper + "\nassert torch.equal(first, embedding)"
-    done = published.hub.run(DIGEST + _dedent(code) + rest, without_ssl_zoo=True)
-    assert reported(done.stdout) == {"model": published.features}
+    rest = (
+        prepare
+        + timm
+        + "\nfirst = embedding\n"
+        + wrapper
+        + "\nassert torch.allclose(first, embedding, rtol=1e-5, atol=1e-5)"
+    )
+    done = published.hub.run(REPORT + _dedent(code) + rest, without_ssl_zoo=True)
+    assert_reported(done.stdout, {"model"}, published.features)
 
 
 def _dedent(code: str) -> str:

@@ -270,6 +270,7 @@ def test_visits_keep_the_last_and_leave_out_rows_without_id():
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the resident memory from /proc")
+@pytest.mark.usefixtures("one_core")
 def test_a_table_takes_memory_as_images_are_visited():
     def resident():
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20

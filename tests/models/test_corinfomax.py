@@ -178,8 +178,9 @@ def test_gradient_of_two_processes_with_unequal_batches_is_that_of_one():
 def test_equal_views_cost_no_similarity():
     view = _views(1)[0]
     output = _model(**LAYER_NORM)([view, view])
-    assert output.similarity.item() == 0
-    assert output.view_cosine.item() == 1
+    # The two halves of one batch may take different kernels.
+    assert output.similarity.item() == pytest.approx(0, abs=1e-12)
+    assert output.view_cosine.item() == pytest.approx(1, rel=1e-6)
     assert output.log_determinant_1.item() == pytest.approx(output.log_determinant_2.item(), abs=1e-12)
     assert output.loss.item() == pytest.approx(-2 * output.log_determinant_1.item(), rel=1e-6)
 
@@ -242,7 +243,7 @@ def test_swapping_the_views_swaps_the_statistics():
     loss, running = _loss_of(rows, _start())
     swapped, other = _loss_of(rows.flip(0), _start())
     assert swapped.item() == pytest.approx(loss.item(), rel=1e-13)
-    torch.testing.assert_close(other.mean, running.mean.flip(0), rtol=0, atol=0)
+    torch.testing.assert_close(other.mean, running.mean.flip(0), rtol=0, atol=1e-15)
 
 
 # State.

@@ -65,6 +65,7 @@ for name, fields in (("Msf", {}), ("Cmsf", {"num_samples": 9})):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the resident memory from /proc")
+@pytest.mark.usefixtures("one_core")
 def test_an_empty_bank_takes_no_memory(tmp_path):
     """1 GiB of embeddings, and in CMSF half as much again of earlier visits."""
     done = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=False)

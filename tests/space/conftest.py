@@ -40,7 +40,7 @@ class Space:
     def get(self, path: str = "") -> tuple[int, bytes]:
         """Ask for an address of the server, without a browser."""
         try:
-            with urllib.request.urlopen(self.address + path, timeout=60) as reply:
+            with urllib.request.urlopen(self.address + path, timeout=200) as reply:
                 return reply.status, reply.read()
         except urllib.error.HTTPError as error:
             return error.code, error.read()
@@ -91,7 +91,7 @@ def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Space]:
             with contextlib.suppress(OSError):
                 made.get()
                 break
-            if process.poll() is not None or time.monotonic() - start > 120:
+            if process.poll() is not None or time.monotonic() - start > 200:
                 raise AssertionError(f"the Space did not start:\n{made.log.read_text()}")
             time.sleep(0.1)
         made.seconds = time.monotonic() - start

@@ -142,7 +142,7 @@ def test_files_cannot_be_left_on_the_server(space):
         space.address + "gradio_api/upload", body, {"Content-Type": "multipart/form-data; boundary=b"}
     )
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(request, timeout=60)
+        urllib.request.urlopen(request, timeout=200)
     assert refused.value.code in (403, 413)
     assert set(space.files()) == before
 
@@ -162,6 +162,6 @@ def test_functions_of_the_pages_take_nonsense(space):
                     json.dumps(question).encode(),
                     {"Content-Type": "application/json"},
                 )
-                with urllib.request.urlopen(request, timeout=60) as reply:
+                with urllib.request.urlopen(request, timeout=200) as reply:
                     answer = json.loads(reply.read())
                 assert "error" in answer or answer.get("images") == [] or set(answer) & {"step", "points"}, answer

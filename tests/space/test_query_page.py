@@ -80,7 +80,7 @@ def page(tmp_path_factory):
 def post(page, path: str, body: bytes, kind: str) -> tuple[int, bytes]:
     request = urllib.request.Request(f"{page.address}gradio_api/{path}", body, {"Content-Type": kind})
     try:
-        with urllib.request.urlopen(request, timeout=60) as reply:
+        with urllib.request.urlopen(request, timeout=200) as reply:
             return reply.status, reply.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()

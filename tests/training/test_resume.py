@@ -109,7 +109,7 @@ class Launch:
         return self.finish()
 
     def wait_for(self, words: str) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while words not in self.text():
             assert time.monotonic() < deadline, self.text()
             time.sleep(0.1)

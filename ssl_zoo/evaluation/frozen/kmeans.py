@@ -90,7 +90,7 @@ def kmeans(
         features (`torch.Tensor` of shape `(rows, features)`): Any float type, on the CPU (memory-mapped too) or on a
             GPU; read block by block, once for each iteration.
         num_clusters: Number of clusters, in [1, rows].
-        seed: Seed of the first centers; the same seed gives the same bits.
+        seed: Seed of the first centers; the same seed gives the same bits again on one machine.
         num_iters: Iterations at most, each an assignment of all rows.
         num_init: Runs from different first centers; the one with the lowest inertia is returned.
         spherical: Whether to bring rows and centers to unit length.

@@ -109,7 +109,7 @@ def measure_spectrum(
         device: Where to compute, the features' device by default.
 
     Returns:
-        [`Spectrum`]: the same bits for the same arguments.
+        [`Spectrum`]: the same bits for the same arguments, on one machine.
 
     Raises:
         ValueError: If shapes or values don't fit, or features are NaN or infinite.

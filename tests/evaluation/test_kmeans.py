@@ -106,11 +106,11 @@ def test_no_cluster_is_emptied_to_fill_another(monkeypatch):
 
 
 def test_more_clusters_than_different_rows():
-    points = torch.eye(3).repeat(5, 1)
+    points = torch.eye(4).repeat(4, 1)  # in quarters, whose products have no rounding: twins are equally near
     for spherical in (False, True):
         found = kmeans(points, num_clusters=6, seed=0, spherical=spherical)
         assert found.inertia[-1] == pytest.approx(0.0, abs=1e-10)
-        assert len(found.assignments.unique()) == 3
+        assert len(found.assignments.unique()) == 4
         assert found.converged
         assert bool(found.centers.isfinite().all())
     constant = kmeans(torch.ones(10, 4), num_clusters=2, seed=0, spherical=False)

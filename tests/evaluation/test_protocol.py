@@ -141,4 +141,4 @@ def test_two_processes_assign_the_pseudo_labels_of_one(folder):
     assert len(expected[1].unique()) > 1
     for table in run_in_two_processes(pseudo_labels_on_a_process, folder):
         for found, column in zip(table, expected, strict=True):
-            assert torch.equal(found, column)
+            torch.testing.assert_close(found, column)  # integers exactly, confidences of batches of other sizes nearly

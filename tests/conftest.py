@@ -1,6 +1,5 @@
 """Every test runs on few threads, offline, and with a Hugging Face cache of its own."""
 
-import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
@@ -23,17 +22,15 @@ os.environ["XDG_CACHE_HOME"] = _CACHE.name
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
-from tests.kernels import OtherKernels  # noqa: E402
+from tests.kernels import chosen_kernels  # noqa: E402
 
 
-_KERNELS = os.environ.get("SSL_ZOO_TEST_KERNELS")
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _few_threads() -> Iterator[None]:
-    torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    with OtherKernels() if _KERNELS == "other" else contextlib.nullcontext():
+    with chosen_kernels():
         yield
     _CACHE.cleanup()
 

@@ -6,6 +6,8 @@ fails on another. With `SSL_ZOO_TEST_KERNELS=other` (`make test-kernels`) each i
 last place at most. Equal shapes at equal alignments move alike, as on every machine; nothing else does.
 """
 
+import contextlib
+import os
 import zlib
 from typing import Any
 
@@ -27,6 +29,12 @@ _SUMS = (
 _OPERATORS = frozenset((_PRODUCTS + " " + _SUMS).split())
 _BITS = {torch.float32: torch.int32, torch.float64: torch.int64}
 _CACHE_LINE = 64  # bytes; torch's own memory begins at a multiple
+
+
+def chosen_kernels() -> contextlib.AbstractContextManager[Any]:
+    """Those of this machine, or others if the environment says so; for every process that tests compute in."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    return OtherKernels() if os.environ.get("SSL_ZOO_TEST_KERNELS") == "other" else contextlib.nullcontext()
 
 
 class OtherKernels(TorchDispatchMode):

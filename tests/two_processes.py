@@ -14,8 +14,10 @@ from typing import Any
 
 import torch
 
+from tests.kernels import chosen_kernels
 
-TIMEOUT = 240.0  # the first test of a session waits for the imports of two processes
+
+TIMEOUT = 600.0  # the first test of a session waits for the imports of two processes
 
 
 def run_in_two_processes(function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -37,7 +39,7 @@ def _pools() -> list[ProcessPoolExecutor]:
 def _join_group(rank: int, store: str) -> None:
     if sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    torch.set_num_threads(1)
+    chosen_kernels().__enter__()  # until the process ends
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{store}", rank=rank, world_size=2, timeout=timedelta(seconds=TIMEOUT)
     )

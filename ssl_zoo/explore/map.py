@@ -165,7 +165,8 @@ def principal_components(rows: Floats, count: int) -> Floats:
         `numpy.ndarray` of shape `(rows, min(count, max(width, 2)))`: float32, the widest first. Signs are such that
         the largest weight of each direction is positive.
     """
-    centred = torch.from_numpy(rows - rows.mean(axis=0, dtype=np.float64).astype(np.float32))
+    centred = torch.empty(rows.shape)  # numpy's memory lies at another place each time, which products round by
+    np.subtract(rows, rows.mean(axis=0, dtype=np.float64).astype(np.float32), out=centred.numpy())
     _, directions = torch.linalg.eigh((centred.T @ centred).double())
     directions = directions.flip(1)[:, :count]
     largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))

@@ -156,7 +156,10 @@ class TestMixedBatches:
         augment, pixels, packed = DeviceAugment(EVERYTHING, LOCAL), batch_of((images * 2)[:12]), pack_parameters(views)
         together = augment(pixels, packed)
         alone = torch.cat([augment(pixels[i : i + 1], packed[i : i + 1]) for i in range(12)])
-        torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)  # kernels are chosen by the size of a batch
+        # Kernels are chosen by the size of a batch: a value on the edge may be rounded to the next of the 256.
+        difference = 255 * (together - alone).abs()
+        assert difference.max() < 1.01
+        assert (difference > 1e-3).float().mean() < 1e-4
 
     def test_the_crops_are_left_as_they_are(self, images: list[Image.Image]) -> None:
         pixels = batch_of(images)

@@ -29,7 +29,7 @@ from registry import all_settings, find_pages  # noqa: E402
 from shell import App  # noqa: E402
 from view import Visitor, changed  # noqa: E402
 
-from ssl_zoo.explore.models import check_data_name, check_model_name, visitor_words  # noqa: E402
+from ssl_zoo.explore.models import check_data_name, check_model_name, visitor_message  # noqa: E402
 from ssl_zoo.explore.offers import models_at_hand  # noqa: E402
 from ssl_zoo.explore.workbench import ExploreError, Request, Rules, Workbench  # noqa: E402
 
@@ -110,7 +110,7 @@ def main() -> None:
         rules,
         resolve_model=check_model_name,
         resolve_data=check_data_name,
-        words=lambda error, name, place: visitor_words(error, name=name, place=place),
+        describe_error=lambda error, name, place: visitor_message(error, name=name, place=place),
     )
     try:
         for _ in bench.open(default):  # so that the first visitor need not wait

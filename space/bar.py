@@ -121,7 +121,7 @@ def build(app: App, demo: gr.Blocks, default: Request) -> None:
             work = app.bench.open(Request.from_query(query))
             try:
                 for step in work:
-                    yield {progress: progress_bar(step.words, step.done, step.total)}
+                    yield {progress: progress_bar(step.task, step.done, step.total)}
             finally:
                 work.close()
             if visitor.wish is not query:

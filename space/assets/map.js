@@ -397,7 +397,7 @@ const refresh = async (again = false) => {
       if (mine !== turn) return;
       if (answer.error) { say(answer.error, { error: true, again: true }); return; }
       if (!answer.step) { take(answer); return; }
-      const { done, total, words: what } = answer.step;
+      const { done, total, task: what } = answer.step;
       const share = total > 1 ? done / total : null;
       say(share === null ? `${what} ...` : `${what}, ${Math.round(100 * share)} %`, { share, stop: true });
       if (!shown()) { asked = ""; return; } // goes on when the page is seen again
@@ -438,7 +438,7 @@ const take = (answer) => {
   pin(isOther ? -1 : pinned);
   say("");
   legend();
-  find(".map-how").textContent = `${count(data.images, "image")}, ${data.words}.`;
+  find(".map-how").textContent = `${count(data.images, "image")}, ${data.description}.`;
   canvas.setAttribute("aria-label", `Map of ${count(data.images, "image")}. "List what is in view" gives them as a list.`);
   methods();
   draw();

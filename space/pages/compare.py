@@ -116,7 +116,7 @@ def prepare(app: App, request: Mapping[str, str], view: Mapping[str, str]) -> Ge
     work = app.bench.open(Request.from_query(_asked(request, view["other"])))
     try:
         for step in work:
-            yield progress_bar(step.words, step.done, step.total)
+            yield progress_bar(step.task, step.done, step.total)
     finally:
         work.close()
 

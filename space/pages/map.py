@@ -52,9 +52,9 @@ def _described(done: Map, clustering: Clustering) -> dict[str, Any]:
     )  # a few confident images would leave all others one colour
     return {
         "method": done.method,
-        "words": done.words,
+        "description": done.description,
         "points": _packed(np.round(done.points * 32767), "<i2"),
-        "clusters": _packed(clustering.labels, "<i4"),
+        "clusters": _packed(clustering.pseudo_labels, "<i4"),
         "classes": _packed(gallery.labels, "<i4") if present else None,
         "confidence": _packed(clustering.confidence, "<f4"),
         "low": float(low),

@@ -1,4 +1,4 @@
-"""Pseudo-label clusters of a gallery: who is in them, how sure the model is, and what they say of the classes."""
+"""Pseudo-label clusters of a gallery: their images, the model's confidence, and how they relate to the classes."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,17 +7,17 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.sparse import csr_array
 
 from ssl_zoo.evaluation.metrics.cluster_sizes import ClusterSizes, cluster_sizes
 from ssl_zoo.evaluation.metrics.clustering import normalized_mutual_information
-from ssl_zoo.explore.class_table import ClassTable
 from ssl_zoo.explore.distributions import Mode, check_settings, distributions, modes, probabilities
 from ssl_zoo.explore.preparation import Explained
 from ssl_zoo.explore.recent import Recent
 from ssl_zoo.explore.workbench import ExploreError
 
 
-__all__ = ["ClassCount", "Cluster", "Clustering", "Mode", "Near", "Sort", "clustering", "modes"]
+__all__ = ["ClassCount", "Cluster", "ClusterSimilarity", "Clustering", "Mode", "Sort", "clustering", "modes"]
 
 Sort = Literal["size", "purity", "confidence", "entropy", "uncertainty", "number"]
 Floats = npt.NDArray[np.float32]
@@ -64,8 +64,8 @@ class ClassCount(NamedTuple):
     share: float
 
 
-class Near(NamedTuple):
-    """A cluster and the cosine of its centre to another's."""
+class ClusterSimilarity(NamedTuple):
+    """A cluster, and the cosine similarity of its centre to that of another."""
 
     number: int
     cosine: float
@@ -75,25 +75,29 @@ class Clustering:
     """A gallery by cluster.
 
     Attributes:
-        explained ([`Explained`]): What it was made of.
-        head (`int`), mode (`str`), temperature (`float`): As asked for.
-        labels (`numpy.ndarray` of shape `(images,)`): Cluster of each image, int64.
+        explained ([`Explained`]): What the model computed for the images.
+        head (`int`), mode (`str`), temperature (`float`): The settings.
+        pseudo_labels (`numpy.ndarray` of shape `(images,)`): Cluster of each image, int64.
         confidence (`numpy.ndarray` of shape `(images,)`): Its probability, float32.
         entropy (`numpy.ndarray` of shape `(images,)`): Of each image's distribution over clusters, in nats, float32.
         marginal (`numpy.ndarray` of shape `(clusters,)`): Mean distribution over the images, float64.
         sizes ([`ClusterSizes`]): Images in each cluster, with what counts as over-full.
-        classes ([`ClassTable`]): Which classes are in which clusters; its length is the number of images with a class.
+        class_counts (`scipy.sparse.csr_array` of shape `(clusters, classes)`): Images by cluster and class, without
+            those that have no class. Sparse: the table of all pairs could be huge.
     """
 
     def __init__(self, explained: Explained, head: int, mode: Mode, temperature: float) -> None:
         self.explained, self.head, self.mode, self.temperature = explained, head, mode, temperature
-        self.labels, self.confidence, self.entropy, self.marginal = distributions(
+        self.pseudo_labels, self.confidence, self.entropy, self.marginal = distributions(
             explained, head=head, mode=mode, temperature=temperature
         )
-        self.sizes: ClusterSizes = cluster_sizes(self.labels, explained.num_clusters)
-        self.classes = ClassTable(self.labels, explained.gallery.labels, explained.num_clusters)
-        # Images sorted by cluster, the most confident first; of equals, the earlier.
-        self._order = np.lexsort((np.arange(len(self.labels)), -self.confidence, self.labels))
+        self.sizes: ClusterSizes = cluster_sizes(self.pseudo_labels, explained.num_clusters)
+        has_class = explained.gallery.labels >= 0
+        pairs = self.pseudo_labels[has_class], explained.gallery.labels[has_class]
+        shape = explained.num_clusters, int(explained.gallery.labels.max(initial=0)) + 1
+        self.class_counts = csr_array((np.ones(len(pairs[0]), dtype=np.int64), pairs), shape=shape)
+        # Images sorted by cluster, the most confident first; ties by number.
+        self._order = np.lexsort((np.arange(len(self.pseudo_labels)), -self.confidence, self.pseudo_labels))
         self._ends = np.concatenate([[0], np.cumsum(self.sizes.sizes)])
 
     def __len__(self) -> int:
@@ -106,26 +110,26 @@ class Clustering:
             ExploreError: There is none of this number.
         """
         if not 0 <= number < len(self):
-            raise ExploreError(f"There is no cluster {number}: their numbers go from 0 to {len(self) - 1}.")
+            raise ExploreError(f"There is no cluster {number}: their numbers go from 0 to {len(self) - 1}")
         return self.clusters[number]
 
     @cached_property
     def clusters(self) -> list[Cluster]:
-        """All of them, empty ones too, by number."""
+        """All clusters by number, empty ones included."""
         sizes, gallery = self.sizes.sizes, self.explained.gallery
         filled = np.maximum(sizes, 1)
-        confidence = np.bincount(self.labels, weights=self.confidence, minlength=len(self)) / filled
-        uncertainty = np.bincount(self.labels, weights=self.entropy, minlength=len(self)) / filled
-        found: list[Cluster] = []
+        confidence = np.bincount(self.pseudo_labels, weights=self.confidence, minlength=len(self)) / filled
+        uncertainty = np.bincount(self.pseudo_labels, weights=self.entropy, minlength=len(self)) / filled
+        clusters: list[Cluster] = []
         for number, size in enumerate(sizes.tolist()):
-            _, counts = self.classes.of(number)
+            classes, counts = self._classes_in(number)
             shares = counts / counts.sum() if len(counts) else counts
-            majority = self.classes.majority(number)
-            found.append(
+            majority = int(classes[counts.argmax()]) if len(counts) else None
+            clusters.append(
                 Cluster(
                     number=number,
                     size=size,
-                    share=size / len(self.labels),
+                    share=size / len(self.pseudo_labels),
                     confidence=float(confidence[number]) if size else None,
                     uncertainty=float(uncertainty[number]) if size else None,
                     entropy=abs(float((shares * np.log(shares)).sum())) if len(counts) else None,
@@ -136,30 +140,32 @@ class Clustering:
                     is_overfull=size > self.sizes.overfull,
                 )
             )
-        return found
+        return clusters
 
     @cached_property
     def nmi(self) -> float | None:
-        """Normalised mutual information with the classes, over the images that have one; `None` where none has."""
-        known = self.explained.gallery.labels >= 0
-        classes, labels = self.explained.gallery.labels[known], self.labels[known]
-        return normalized_mutual_information(classes, labels) if known.any() else None
+        """Normalised mutual information with the classes, over the images that have one; `None` if none has."""
+        labels = self.explained.gallery.labels
+        has_class = labels >= 0
+        if not has_class.any():
+            return None
+        return normalized_mutual_information(labels[has_class], self.pseudo_labels[has_class])
 
     def ordered(self, sort: Sort = "size", *, descending: bool = True, text: str = "") -> list[Cluster]:
-        """Clusters that `text` finds, sorted. Those without the number that is sorted by come last either way.
+        """The clusters that `find(text)` returns, sorted; those without the value that is sorted by come last.
 
         Args:
             sort: `size`, `purity`, `confidence`, `entropy` (of classes), `uncertainty` (of images) or `number`.
             descending: Largest first.
-            text: As for `find`.
+            text: See `find`.
 
         Raises:
             ExploreError: There is no such order, or it needs labels and there are none.
         """
         if sort not in get_args(Sort):
-            raise ExploreError(f"Clusters can't be sorted by '{sort}': choose one of {', '.join(get_args(Sort))}.")
-        if sort in ("purity", "entropy") and not len(self.classes):
-            raise ExploreError(f"These images have no labels, so clusters can't be sorted by {sort}.")
+            raise ExploreError(f"Clusters can't be sorted by '{sort}': choose one of {', '.join(get_args(Sort))}")
+        if sort in ("purity", "entropy") and not self.class_counts.nnz:
+            raise ExploreError(f"These images have no labels, so clusters can't be sorted by {sort}")
         sign = -1 if descending else 1
 
         def key(cluster: Cluster) -> tuple[bool, float, int]:
@@ -169,35 +175,40 @@ class Clustering:
         return sorted(self.find(text), key=key)
 
     def find(self, text: str) -> list[Cluster]:
-        """Clusters that a visitor may mean, by number.
+        """Search for clusters.
 
         Args:
-            text: Number of a cluster (`12` or `#12`), or a class or part of its name: clusters where it is the most
-                frequent, or that hold a tenth of its images. A class of exactly this name hides those that contain
-                it, and a number is only looked for as a whole name. Nothing finds all.
+            text: Number of a cluster (`12` or `#12`), or the name of a class or a part of it: clusters where this
+                class is the most frequent, or that hold a tenth of its images. Where a class has exactly this name,
+                classes whose names contain it don't count; a number is compared with whole names only. An empty text
+                finds all clusters.
 
         Returns:
-            `list` of [`Cluster`]: empty when nothing is found.
+            `list` of [`Cluster`]: by number.
         """
         text = text.strip().casefold()
         if not text:
             return list(self.clusters)
         digits = text.removeprefix("#").strip()
         number = int(digits) if digits.isdecimal() and len(digits) < 10 else -1
-        found = {number} if 0 <= number < len(self) else set()
+        numbers = {number} if 0 <= number < len(self) else set()
         if not text.startswith("#"):
-            found |= self.classes.holding(self._called(text), share=_HELD_SHARE)
-        return [self.clusters[number] for number in sorted(found)]
+            wanted = self._classes_named(text)
+            pairs, totals = self.class_counts.tocoo(), self.class_counts.sum(axis=0)
+            is_held = np.isin(pairs.col, wanted) & (pairs.data >= _HELD_SHARE * totals[pairs.col])
+            numbers |= set(pairs.row[is_held].tolist())
+            numbers |= {cluster.number for cluster in self.clusters if cluster.majority in wanted}
+        return [self.clusters[number] for number in sorted(numbers)]
 
     def members(self, number: int) -> Numbers:
-        """Numbers of the images in a cluster, from the most to the least confident."""
+        """Numbers of a cluster's images, the most confident first."""
         number = self[number].number
         members: Numbers = self._order[self._ends[number] : self._ends[number + 1]]
         return members
 
     def class_histogram(self, number: int) -> list[ClassCount]:
         """Classes in a cluster, the most frequent first; empty without labels."""
-        classes, counts = self.classes.of(self[number].number)
+        classes, counts = self._classes_in(self[number].number)
         name = self.explained.gallery.class_name
         return [
             ClassCount(int(classes[row]), name(int(classes[row])), int(counts[row]), float(counts[row] / counts.sum()))
@@ -211,18 +222,15 @@ class Clustering:
         counts, edges = np.histogram(values[self.members(number)], bins=bins, range=(low, max(high, low + 1e-6)))
         return counts.astype(np.int64), edges
 
-    def nearest(self, number: int, *, limit: int = 8) -> list[Near]:
-        """Other clusters by the cosine of their centres, the means of their images' unit features, nearest first.
-
-        An empty cluster has no centre: it is near none, and has none near.
-        """
+    def nearest(self, number: int, *, limit: int = 8) -> list[ClusterSimilarity]:
+        """Other clusters by the cosine of their centres, the largest first; an empty cluster has no centre."""
         if self[number].is_dead:
             return []
         filled = np.flatnonzero(self.sizes.sizes)
         others = filled[filled != number]
         cosines = self.centers[others] @ self.centers[number]
         order = np.lexsort((others, -cosines))[:limit]
-        return [Near(int(others[row]), float(cosines[row])) for row in order]
+        return [ClusterSimilarity(int(others[row]), float(cosines[row])) for row in order]
 
     @cached_property
     def centers(self) -> Floats:
@@ -235,10 +243,10 @@ class Clustering:
         return np.asarray(sums / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
 
     def probabilities(self, log_probabilities: torch.Tensor) -> torch.Tensor:
-        """Distribution over clusters of any image, as this head, mode and temperature see it.
+        """Distribution over clusters of any image, for this mode and temperature.
 
         Args:
-            log_probabilities (`torch.Tensor` of shape `(..., clusters)`): What the model says of it.
+            log_probabilities (`torch.Tensor` of shape `(..., clusters)`): Of the model, for this head.
 
         Returns:
             `torch.Tensor` of shape `(..., clusters)`: float32, sums to 1.
@@ -247,11 +255,16 @@ class Clustering:
             self.explained, log_probabilities, mode=self.mode, temperature=self.temperature, marginal=self.marginal
         )
 
-    def _called(self, text: str) -> Numbers:
-        names = [self.explained.gallery.class_name(label).casefold() for label in self.classes.present.tolist()]
-        exact = [name == text for name in names]
-        partly = [text in name and not text.isdecimal() for name in names]
-        return np.compress(exact if any(exact) else partly, self.classes.present)
+    def _classes_in(self, number: int) -> tuple[Numbers, Numbers]:
+        """Classes in a cluster, increasing, and how many images of each."""
+        start, end = self.class_counts.indptr[number : number + 2]
+        return self.class_counts.indices[start:end], self.class_counts.data[start:end]
+
+    def _classes_named(self, text: str) -> list[int]:
+        present = np.flatnonzero(self.class_counts.sum(axis=0)).tolist()
+        names = {label: self.explained.gallery.class_name(label).casefold() for label in present}
+        exact = [label for label in present if names[label] == text]
+        return exact or [label for label in present if text in names[label] and not text.isdecimal()]
 
 
 _recent = Recent[Clustering](16)
@@ -261,15 +274,12 @@ def clustering(explained: Explained, *, head: int = 0, mode: Mode = "softmax", t
     """Put the images of a gallery into clusters. The last few clusterings stay in memory.
 
     Args:
-        explained ([`Explained`]): What the model says of the images.
+        explained ([`Explained`]): What the model computed for the images.
         head: Which of the model's clusterings.
         mode: `softmax` for the model's own probabilities p; `assignment` for MIRA's mutual information regularised
             assignment of the whole gallery, see `mira_assignment`.
-        temperature: The logarithms of p are divided by it: 1 = the model's own, in [0.01, 100]. Alone, it changes
-            confidence and entropy, not the clusters; in an assignment it changes both.
-
-    Returns:
-        [`Clustering`].
+        temperature: The logarithms of p are divided by it: 1 = the model's own, in [0.01, 100]. With `softmax` it
+            changes confidence and entropy, not the clusters; with `assignment` it changes both.
 
     Raises:
         ExploreError: There is no such head, mode or temperature.

@@ -1,7 +1,6 @@
 """Two clusterings of the same images: where they agree, and which images moved."""
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ Numbers = npt.NDArray[np.int64]
 
 
 class Move(NamedTuple):
-    """An image that is in another cluster than the first clustering lets one expect.
+    """An image that isn't in the partner of its first cluster.
 
     Attributes:
         image, first, second (`int`): Its number, and its clusters.
@@ -40,12 +39,12 @@ class Move(NamedTuple):
 
 @dataclass(frozen=True)
 class AgreementTable:
-    """Images by cluster of both clusterings, to be drawn: partners meet on the diagonal.
+    """Images by cluster of both clusterings, for a figure: partners are on the diagonal.
 
     Attributes:
-        counts (`numpy.ndarray` of shape `(rows, columns)`): They add up to all images.
+        counts (`numpy.ndarray` of shape `(rows, columns)`): Their sum is the number of images.
         rows, columns (`list` of `int` or `None`): Clusters of the first and of the second; `None` = all others.
-        num_pairs (`int`): So many of the rows stand on the diagonal with their partner.
+        num_pairs (`int`): The first rows, which have their partner on the diagonal.
     """
 
     counts: Numbers
@@ -70,56 +69,45 @@ class Comparison:
 
     def __init__(self, first: Clustering, second: Clustering) -> None:
         self.first, self.second = first, second
-        self.nmi = normalized_mutual_information(first.labels, second.labels)
-        self.ami = adjusted_mutual_information(first.labels, second.labels)
-        self.ari = adjusted_rand_index(first.labels, second.labels)
-        self.partners = match_labels(first.labels, second.labels)
+        self.nmi = normalized_mutual_information(first.pseudo_labels, second.pseudo_labels)
+        self.ami = adjusted_mutual_information(first.pseudo_labels, second.pseudo_labels)
+        self.ari = adjusted_rand_index(first.pseudo_labels, second.pseudo_labels)
+        self.partners = match_labels(first.pseudo_labels, second.pseudo_labels)
         expected = np.full(len(first), -1)
         expected[list(self.partners)] = list(self.partners.values())
-        moved = np.flatnonzero(expected[first.labels] != second.labels)
+        moved = np.flatnonzero(expected[first.pseudo_labels] != second.pseudo_labels)
         self._surprise = first.confidence.astype(np.float64) * second.confidence
         self.moved: Numbers = moved[np.lexsort((moved, -self._surprise[moved]))]
-        self.matched_share = 1.0 - len(moved) / len(first.labels)
+        self.matched_share = 1.0 - len(moved) / len(first.pseudo_labels)
 
     def moves(self, start: int = 0, count: int | None = None) -> list[Move]:
         """A page of the images that moved, the most surprising first."""
-        found: list[Move] = []
+        moves: list[Move] = []
         for image in self.moved[start : None if count is None else start + count].tolist():
-            before, after = int(self.first.labels[image]), int(self.second.labels[image])
-            found.append(Move(image, before, after, self.partners.get(before), float(self._surprise[image])))
-        return found
-
-    @cached_property
-    def table(self) -> AgreementTable:
-        """The table at its usual size, see `agreement`."""
-        return self.agreement()
+            before, after = int(self.first.pseudo_labels[image]), int(self.second.pseudo_labels[image])
+            moves.append(Move(image, before, after, self.partners.get(before), float(self._surprise[image])))
+        return moves
 
     def agreement(self, *, limit: int = 60) -> AgreementTable:
-        """Images by cluster of both, the largest clusters of the first at the top, partners on the diagonal.
+        """Images by cluster of both, with the largest clusters of the first at the top and partners on the diagonal.
 
         Args:
-            limit: Rows and columns at most, >= 2. Of more clusters the largest `limit` - 1 are shown, and the others
-                together in the last row or column; empty ones are left out. Columns without a partner among the rows
-                follow by size.
+            limit: Rows and columns at most, >= 2. Of more clusters the largest `limit` - 1 are shown, and all others
+                together in the last row or column. Empty clusters are left out; columns without a partner among the
+                rows come last, by size.
         """
         if limit < 2:
             raise ValueError(f"`limit` must be >= 2, got {limit}")
         first_sizes, second_sizes = self.first.sizes.sizes, self.second.sizes.sizes
-        rows = _largest(first_sizes, limit)
-        partners = [self.partners.get(row, -1) for row in rows]
-        # Rows with a partner first, so that the diagonal has no gaps.
-        rows = [row for row, partner in zip(rows, partners, strict=True) if partner >= 0] + [
-            row for row, partner in zip(rows, partners, strict=True) if partner < 0
-        ]
-        paired = [partner for partner in partners if partner >= 0]
-        fits = int((second_sizes > 0).sum()) <= limit
-        places = limit if fits else limit - 1
-        paired = paired[:places]
-        others = [column for column in _by_size(second_sizes) if column not in set(paired)]
-        columns = paired + others[: places - len(paired)]
+        rows, columns = _by_size(first_sizes), _by_size(second_sizes)
+        rows = rows if len(rows) <= limit else rows[: limit - 1]
+        rows.sort(key=lambda row: row not in self.partners)  # rows with a partner first: no gaps in the diagonal
+        places = limit if len(columns) <= limit else limit - 1
+        paired = [self.partners[row] for row in rows if row in self.partners][:places]
+        columns = [*paired, *(column for column in columns if column not in paired)][:places]
         row_of, num_rows = _places(rows, first_sizes)
         column_of, num_columns = _places(columns, second_sizes)
-        cells = row_of[self.first.labels] * num_columns + column_of[self.second.labels]
+        cells = row_of[self.first.pseudo_labels] * num_columns + column_of[self.second.pseudo_labels]
         counts = np.bincount(cells, minlength=num_rows * num_columns).reshape(num_rows, num_columns)
         return AgreementTable(
             counts=counts,
@@ -132,19 +120,12 @@ class Comparison:
 def compare(first: Clustering, second: Clustering) -> Comparison:
     """Compare two clusterings of the same images: of two models, two checkpoints, two heads or two modes.
 
-    Args:
-        first ([`Clustering`]): One.
-        second ([`Clustering`]): The other, of the same gallery.
-
-    Returns:
-        [`Comparison`].
-
     Raises:
         ExploreError: They are of different images.
     """
     if first.explained.gallery.identity != second.explained.gallery.identity:
         raise ExploreError(
-            "These two don't show the same images: open both on the same data, split and number of images."
+            "These two don't show the same images: open both on the same data, split and number of images"
         )
     return Comparison(first, second)
 
@@ -153,11 +134,6 @@ def _by_size(sizes: Numbers) -> list[int]:
     """Clusters that aren't empty, the largest first."""
     order: list[int] = np.lexsort((np.arange(len(sizes)), -sizes)).tolist()
     return order[: int((sizes > 0).sum())]
-
-
-def _largest(sizes: Numbers, limit: int) -> list[int]:
-    found = _by_size(sizes)
-    return found if len(found) <= limit else found[: limit - 1]
 
 
 def _places(shown: list[int], sizes: Numbers) -> tuple[Numbers, int]:

@@ -1,4 +1,4 @@
-"""Each image's distribution over clusters, in short: its cluster, how probable that is, and the entropy."""
+"""The distribution over clusters of each image, summarised: its cluster, the probability of that, the entropy."""
 
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -27,56 +27,53 @@ _ITERATIONS, _TOLERANCE = 30, 1e-3
 
 
 class Distributions(NamedTuple):
-    """What stays of the distributions, which would be large.
+    """Summary of the distributions, which would be large.
 
     Attributes:
-        labels (`numpy.ndarray` of shape `(images,)`): The most probable cluster, the lower number on a tie; int64.
+        pseudo_labels (`numpy.ndarray` of shape `(images,)`): The most probable cluster; of a tie the first.
         confidence (`numpy.ndarray` of shape `(images,)`): Its probability, float32.
         entropy (`numpy.ndarray` of shape `(images,)`): In nats, float32.
         marginal (`numpy.ndarray` of shape `(clusters,)`): Mean over the images, float64.
     """
 
-    labels: npt.NDArray[np.int64]
+    pseudo_labels: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float32]
     entropy: npt.NDArray[np.float32]
     marginal: npt.NDArray[np.float64]
 
 
 def modes(explained: Explained) -> list[Mode]:
-    """How images can be put into clusters: MIRA's assignment only where MIRA trained the model."""
+    """Ways to put images into clusters: MIRA's assignment only if MIRA trained the model."""
     return ["softmax", "assignment"] if "beta" in explained.about else ["softmax"]
 
 
 def check_settings(explained: Explained, head: int, mode: str, temperature: float) -> None:
     """Raise an [`ExploreError`] if the model has no such head or mode, or the temperature is out of range."""
     if not 0 <= head < explained.num_heads:
-        raise ExploreError(f"There is no head {head}: the model has {explained.num_heads}, counted from 0.")
+        raise ExploreError(f"There is no head {head}: the model has {explained.num_heads}, counted from 0")
     if mode not in modes(explained):
         title = explained.about["title"]
-        raise ExploreError(f"'{title}' has no mode '{mode}': choose one of {', '.join(modes(explained))}.")
+        raise ExploreError(f"'{title}' has no mode '{mode}': choose one of {', '.join(modes(explained))}")
     if not COLDEST <= temperature <= HOTTEST:
-        raise ExploreError(f"`temperature` must lie between {COLDEST:g} and {HOTTEST:g}, got {temperature}.")
+        raise ExploreError(f"`temperature` must lie between {COLDEST:g} and {HOTTEST:g}, got {temperature}")
 
 
 def distributions(explained: Explained, *, head: int, mode: Mode, temperature: float) -> Distributions:
     """Put the images of a gallery into clusters.
 
     With log-probabilities l of the model, p = softmax(l / temperature). Mode `softmax` takes p; mode `assignment`
-    MIRA's mutual information regularised assignment of the whole gallery to p, see `mira_assignment`. That one is
-    kept on disk at temperature 1: seconds of work for 10,000 images in 3,000 clusters.
+    MIRA's mutual information regularised assignment of the whole gallery to p, see `mira_assignment`. The assignment
+    at temperature 1 is cached on the disk: it takes seconds for 10,000 images in 3,000 clusters.
 
     Args:
-        explained ([`Explained`]): What the model says of the images.
+        explained ([`Explained`]): What the model computed for the images.
         head: Which of the model's clusterings.
         mode: `softmax` or `assignment`.
         temperature: 1 = the model's own.
-
-    Returns:
-        [`Distributions`].
     """
     if mode == "softmax":
         return _of_softmax(explained.log_probabilities(head), temperature)
-    file = explained.folder / f"assignment-{head}.npz"
+    file = explained.folder / f"assigned-{head}.npz"
     if temperature != 1.0:
         return _of_assignment(explained, head, temperature)
     if file.is_file():
@@ -99,11 +96,11 @@ def probabilities(
 
     Args:
         explained ([`Explained`]): The gallery.
-        log_probabilities (`torch.Tensor` of shape `(..., clusters)`): What the model says of the image.
+        log_probabilities (`torch.Tensor` of shape `(..., clusters)`): Of the model, for the image.
         mode: `softmax` or `assignment`.
-        temperature: As for `distributions`.
-        marginal (`numpy.ndarray` of shape `(clusters,)`): Of the gallery; mode `assignment` weighs clusters by it, so
-            that the image gets what it would as one more among many:
+        temperature: See `distributions`.
+        marginal (`numpy.ndarray` of shape `(clusters,)`): Of the gallery; mode `assignment` weights clusters by it, as
+            if the image was one more of many in the gallery:
             W_j ~ p_j^(1 / (1 - beta)) Wbar_j^(-beta / (1 - beta)).
 
     Returns:
@@ -135,12 +132,12 @@ def _of_assignment(explained: Explained, head: int, temperature: float) -> Distr
 
 def _summary(logs: torch.Tensor) -> Distributions:
     """Of logarithms `(rows, clusters)`; `marginal` is the sum here."""
-    labels = logs.argmax(dim=1)  # of equals the first, which `max` doesn't promise
+    pseudo_labels = logs.argmax(dim=1)  # of a tie the first, which `max` doesn't promise
     weights = logs.exp()
-    confidence = weights.gather(1, labels.unsqueeze(1)).squeeze(1)
+    confidence = weights.gather(1, pseudo_labels.unsqueeze(1)).squeeze(1)
     entropy = (-(weights * logs).sum(dim=1)).clamp_min(0.0)
     sums = weights.sum(dim=0, dtype=torch.float64)
-    return Distributions(labels.numpy(), confidence.numpy(), entropy.numpy(), sums.numpy())
+    return Distributions(pseudo_labels.numpy(), confidence.numpy(), entropy.numpy(), sums.numpy())
 
 
 def _joined(parts: list[Distributions]) -> Distributions:

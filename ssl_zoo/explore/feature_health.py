@@ -1,4 +1,4 @@
-"""Numbers of features that don't depend on clusters: their spectrum, and how well neighbours tell the classes."""
+"""Health of features apart from clusters: their spectrum, and how well neighbours predict the classes."""
 
 import json
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ Numbers = npt.NDArray[np.int64]
 
 
 class Mistaken(NamedTuple):
-    """Two classes, and the share of their images that are taken for the other one."""
+    """Two classes, and the share of their images that are predicted as the other one."""
 
     first: int
     second: int
@@ -42,12 +42,12 @@ class Mistaken(NamedTuple):
 
 @dataclass(frozen=True)
 class Confusion:
-    """What classes the neighbours of images vote for, each image left out of its own vote.
+    """Classes predicted by the nearest neighbours of images; no image votes for itself.
 
     Attributes:
-        classes (`numpy.ndarray` of shape `(images,)`): True classes of the images that were asked.
-        votes (`numpy.ndarray` of shape `(images,)`): What their neighbours voted for.
-        neighbors (`int`): How many voted.
+        classes (`numpy.ndarray` of shape `(images,)`): True classes of the images.
+        votes (`numpy.ndarray` of shape `(images,)`): Classes that their neighbours vote for.
+        neighbors (`int`): Number of neighbours that vote.
     """
 
     classes: Numbers
@@ -56,22 +56,22 @@ class Confusion:
 
     @property
     def accuracy(self) -> float:
-        """Share of the images whose neighbours vote right."""
+        """Share of the images whose class is predicted."""
         return float((self.classes == self.votes).mean())
 
     @property
     def chance(self) -> float:
-        """Share of the most frequent class: what always the same answer would reach."""
+        """Share of the most frequent class: the accuracy of a constant prediction."""
         return float(np.unique(self.classes, return_counts=True)[1].max() / len(self.classes))
 
     def table(self, *, limit: int = 60) -> tuple[Numbers, list[int | None]]:
-        """True classes by voted ones, to be drawn.
+        """True classes by predicted ones, for a figure.
 
         Args:
             limit: Classes at most, >= 2; of more, those with the most mistakes are shown, and all others together.
 
         Returns:
-            `tuple` of counts `(shown, shown)`, rows = true, and the classes by number, `None` = all others, last.
+            `tuple` of counts `(shown, shown)`, rows = true, and the class numbers; `None`, the last, is all others.
         """
         if limit < 2:
             raise ValueError(f"`limit` must be >= 2, got {limit}")
@@ -91,7 +91,7 @@ class Confusion:
         return counts, names
 
     def mistaken(self, *, limit: int = 5) -> list[Mistaken]:
-        """Pairs of classes that are taken for each other most, either way round."""
+        """Pairs of classes that are confused most, in either direction."""
         wrong = self.classes != self.votes
         low = np.minimum(self.classes[wrong], self.votes[wrong])
         high = np.maximum(self.classes[wrong], self.votes[wrong])
@@ -104,10 +104,10 @@ class Confusion:
 
 @dataclass(frozen=True)
 class FeatureHealth:
-    """What the features are like.
+    """Measurements of features.
 
     Attributes:
-        num_images, width (`int`): Their shape.
+        num_images, width (`int`): Shape of the features.
         effective_rank (`float`): RankMe, see `measure_spectrum`.
         decay (`float`, *optional*): alpha of eigenvalue_i ~ i^-alpha; `None` when there are too few to fit.
         mean_cosine (`float`): Of pairs of different images; 1 = all features point the same way.
@@ -130,18 +130,15 @@ class FeatureHealth:
 
 
 def feature_health(explained: Explained) -> FeatureHealth:
-    """Measure features, or find what was measured.
+    """Measure features, or read the measurements from the cache.
 
-    Of more than 2,500 images with classes a random sample of so many is asked; neighbours come from all of them.
+    Of more than 2,500 images with classes, a random sample of this size is predicted; the neighbours come from all.
 
     Args:
-        explained ([`Explained`]): Two images at least.
-
-    Returns:
-        [`FeatureHealth`].
+        explained ([`Explained`]): At least two images.
 
     Raises:
-        ValueError: for a single image.
+        ValueError: There is only one image.
     """
     file = explained.folder / _FILE
     if not file.is_file():

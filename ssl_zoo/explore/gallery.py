@@ -1,11 +1,11 @@
-"""The images that are looked at: the first rows of a split, kept on this machine with small pictures of each."""
+"""The images of the Space: the first rows of a split, kept on this machine with a thumbnail of each."""
 
 import hashlib
 import io
 import json
 import shutil
 from collections.abc import Generator, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,11 +22,10 @@ from ssl_zoo.data.source import DataConfig, DataError, ImageSource, open_source
 from ssl_zoo.explore.row_files import check_image_place
 
 
-__all__ = ["THUMBNAIL", "Gallery", "GalleryRequest", "Step", "open_gallery"]
-
+__all__ = ["THUMBNAIL", "Gallery", "Step", "open_gallery"]
 
 THUMBNAIL = 96
-"""Side of a small picture in pixels."""
+"""Side of a thumbnail in pixels."""
 
 _PART_ROWS = 256
 _QUALITY = 82
@@ -34,39 +33,26 @@ _SCHEMA = pa.schema([("sample_id", pa.int64()), ("label", pa.int64()), ("image",
 
 
 class Step(NamedTuple):
-    """How far long work has come.
+    """Progress of long work.
 
     Attributes:
         done (`int`), total (`int`): In images.
-        words (`str`): What is being done.
+        task (`str`): What is being done.
     """
 
     done: int
     total: int
-    words: str
-
-
-@dataclass(frozen=True)
-class GalleryRequest:
-    """Which images: fields as in [`DataConfig`]; `num_images` is how many of the first rows."""
-
-    path: str = "embedded"
-    name: str | None = None
-    split: str = "test"
-    revision: str | None = None
-    image_column: str | None = None
-    label_column: str | None = None
-    num_images: int = 1000
+    task: str
 
 
 class Gallery:
-    """Images on this machine; the files are read when they are asked for.
+    """Images on this machine; the files are read when they are needed.
 
     Attributes:
-        folder (`Path`): Where they are kept.
-        about (`dict`): The request, the revision on the Hub, class names, corrupt rows.
+        folder (`Path`): Folder of the files.
+        about (`dict`): The data set, its revision on the Hub, class names, number of corrupt rows.
         sample_ids (`numpy.ndarray` of shape `(images,)`): Row numbers in the split, increasing.
-        labels (`numpy.ndarray` of shape `(images,)`): Classes; -1 where there is none.
+        labels (`numpy.ndarray` of shape `(images,)`): Classes; -1 for images without one.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -92,7 +78,7 @@ class Gallery:
         return names
 
     def class_name(self, label: int) -> str:
-        """What readers call a class."""
+        """Name of a class for readers."""
         if label < 0:
             return "no label"
         return self.class_names[label] if self.class_names else f"class {label}"
@@ -100,11 +86,6 @@ class Gallery:
     def class_of(self, number: int) -> str:
         """Name of an image's class; empty when it has none."""
         return self.class_name(int(self.labels[number])) if self.labels[number] >= 0 else ""
-
-    @property
-    def has_labels(self) -> bool:
-        """Whether every image has a class."""
-        return bool((self.labels >= 0).all())
 
     @cached_property
     def small_images(self) -> list[bytes]:
@@ -127,33 +108,29 @@ class Gallery:
         return next(self.images(number))
 
 
-def open_gallery(request: GalleryRequest, cache: Path) -> Generator[Step, None, Gallery]:
-    """Fetch the first images of a split, or find them where they were kept. Goes on where it was stopped.
+def open_gallery(data: DataConfig, cache: Path) -> Generator[Step, None, Gallery]:
+    """Fetch the first images of a split, or read them from the cache; continues where it was stopped.
 
     Args:
-        request ([`GalleryRequest`]): Which images.
-        cache (`Path`): Folder of all that is kept.
+        data ([`DataConfig`]): Which images; `max_rows` is how many of the first rows.
+        cache (`Path`): Folder of the cache.
 
     Yields:
-        [`Step`]: after each part; closing the generator in between loses nothing.
-
-    Returns:
-        [`Gallery`].
+        [`Step`]: After each part; closing the generator in between loses nothing.
 
     Raises:
         DataError: The images can't be found or read, none is readable, or a row names a file outside the data set.
     """
-    yield Step(0, request.num_images, "opening the data set")
-    config = {key: value for key, value in asdict(request).items() if key != "num_images"}
-    source = open_source(DataConfig(**config, max_rows=request.num_images))
+    yield Step(0, data.max_rows or 0, "opening the data set")
+    source = open_source(data)
     key = json.dumps([source.identity, source.image_column, source.label_column, THUMBNAIL])
     folder = cache / "galleries" / hashlib.sha256(key.encode()).hexdigest()[:24]
     if not (folder / "gallery.json").is_file():
-        yield from _fetch(request, source, folder)
+        yield from _fetch(data, source, folder)
     return Gallery(folder)
 
 
-def _fetch(request: GalleryRequest, source: ImageSource, folder: Path) -> Generator[Step, None, None]:
+def _fetch(data: DataConfig, source: ImageSource, folder: Path) -> Generator[Step, None, None]:
     folder.mkdir(parents=True, exist_ok=True)
     reader, corrupt, total = source.reader(), 0, source.num_rows
     ends = source.offsets + source.shard_lengths
@@ -167,7 +144,7 @@ def _fetch(request: GalleryRequest, source: ImageSource, folder: Path) -> Genera
             offset = int(source.offsets[shard])
             first, last = max(start - offset, 0), min(stop - offset, int(source.shard_lengths[shard]))
             for row in reader.read(shard, first, last):
-                check_image_place(row.image, request.path)
+                check_image_place(row.image, data.path)
                 try:
                     small = _small(decode_image(row.image))
                 except CorruptImageError:
@@ -181,15 +158,15 @@ def _fetch(request: GalleryRequest, source: ImageSource, folder: Path) -> Genera
         yield Step(stop, total, "fetching images")
     if corrupt == total:
         shutil.rmtree(folder)
-        raise DataError(f"None of the first {total} rows of {request.path!r} holds a readable image.")
-    about = {**asdict(request), "revision": source.revision, "class_names": source.class_names, "corrupt": corrupt}
+        raise DataError(f"None of the first {total} rows of {data.path!r} holds a readable image")
+    about = {**asdict(data), "revision": source.revision, "class_names": source.class_names, "corrupt": corrupt}
     about |= {"image_column": source.image_column, "label_column": source.label_column}
     with replace_atomically(folder / "gallery.json", concurrent=True) as partial:
         partial.write_text(json.dumps(about, indent=2), encoding="utf-8")
 
 
 def _bytes(value: Any) -> bytes:
-    """The file of an undecoded image; one that isn't at hand is made anew without loss."""
+    """The file of an undecoded image; when only its pixels are known, a PNG of them."""
     if isinstance(value, dict) and value.get("bytes"):
         return bytes(value["bytes"])
     if isinstance(value, bytes):

@@ -1,8 +1,8 @@
-"""A gallery on a plane: images that the model finds alike lie close together.
+"""A gallery on a plane: images with similar features lie close together.
 
-The recommended library is openTSNE (extra `space`): on 10,000 features of a trained ResNet-18 it keeps 40 % of each
-image's ten nearest neighbours (UMAP 18 %, PaCMAP 12 %), compiles nothing at run time, and works in small steps, so
-that it can say how far it is and be stopped. Principal components are the fallback.
+The recommended library is openTSNE (extra `space`). On 10,000 features of a trained ResNet-18 it keeps 40 % of each
+image's ten nearest neighbours (UMAP 18 %, PaCMAP 12 %). It compiles nothing at run time, and works in small steps, so
+it can report its progress and be stopped. Principal components are the fallback.
 """
 
 import threading
@@ -31,51 +31,49 @@ MapMethod = Literal["tsne", "umap", "pacmap", "pca"]
 Floats = npt.NDArray[np.float32]
 
 NAMES: dict[str, str] = {"tsne": "t-SNE", "umap": "UMAP", "pacmap": "PaCMAP", "pca": "PCA"}
-"""What readers call the methods."""
+"""Names of the methods for readers."""
 
 _PACKAGES = {"tsne": ("openTSNE", "openTSNE"), "umap": ("umap", "umap-learn"), "pacmap": ("pacmap", "pacmap")}
 _COMPONENTS = 50
 _PERPLEXITY, _NEIGHBORS = 30, 15
-# Below so many images each has too few neighbours for anything but a projection.
-_FEWEST = 12
-_EARLY, _LATE, _CHUNK = 250, 500, 25
+_FEWEST = 12  # images; fewer have too few neighbours for anything but a projection
+_EARLY, _LATE, _CHUNK = 250, 500, 25  # iterations
 _EXACT_ROWS = 2048
-# Up to so many images the tree is the faster way to the repulsive forces, above it interpolation.
-_TREE = 3000
+_TREE = 3000  # images; of more, interpolation computes the repulsive forces faster than the Barnes-Hut tree
 
 
 @dataclass(frozen=True)
 class Map:
-    """Where each image lies.
+    """The position of each image.
 
     Attributes:
         points (`numpy.ndarray` of shape `(images, 2)`): float32 in [-1, 1]; both axes have the same scale.
         method (`str`): `tsne`, `umap`, `pacmap` or `pca`.
-        words (`str`): How it was made.
+        description (`str`): Method, package and settings.
     """
 
     points: Floats
     method: MapMethod
-    words: str
+    description: str
 
 
 @cache
 def map_methods() -> tuple[MapMethod, ...]:
-    """Methods that can be used here, the recommended one first; packages are looked for, not imported."""
+    """Methods whose package is installed, the recommended one first; no package is imported."""
     return tuple(method for method in get_args(MapMethod) if method == "pca" or find_spec(_PACKAGES[method][0]))
 
 
 def map_positions(explained: Explained, method: MapMethod | Literal["auto"] = "auto") -> Generator[Step, None, Map]:
-    """Lay the images out on a plane, or find the map where it was kept.
+    """Lay the images out on a plane, or read the map from the cache.
 
-    Features of unit length are reduced to their first 50 principal components, then laid out from the first two.
+    Features of unit length are reduced to 50 principal components; the layout starts from the first two.
 
     Args:
-        explained ([`Explained`]): What the model says of the images.
+        explained ([`Explained`]): What the model computed for the images.
         method: `auto` takes the first of `map_methods`. Fewer than 12 images are always projected.
 
     Yields:
-        [`Step`]: of the work, in rounds; closing the generator in between leaves nothing behind.
+        [`Step`]: In iterations; closing the generator in between leaves nothing behind.
 
     Returns:
         [`Map`]: the same for the same features, machine and versions.
@@ -84,9 +82,8 @@ def map_positions(explained: Explained, method: MapMethod | Literal["auto"] = "a
         ExploreError: There is no such method, or its package isn't installed.
     """
     chosen = _chosen(method, len(explained.features))
-    words = _words(chosen, len(explained.features))
     file = explained.folder / f"map-{chosen}.npy"
-    points = _kept(file, len(explained.features))
+    points = _read(file, len(explained.features))
     if points is None:
         yield Step(0, 1, "principal components")
         components = principal_components(explained.unit_features, _COMPONENTS)
@@ -99,20 +96,20 @@ def map_positions(explained: Explained, method: MapMethod | Literal["auto"] = "a
             points = _umap(components) if chosen == "umap" else _pacmap(components)
         points = _fitted(points)
         _keep(file, points)
-    return Map(points, chosen, words)
+    return Map(points, chosen, _description(chosen, len(points)))
 
 
 class Maps:
-    """Makes maps for several visitors, a piece at each question: work goes on only while somebody asks for it.
+    """Makes maps for several visitors, a part at each request: work goes on only while a visitor asks for it.
 
     Args:
-        kept: Unfinished maps that are held in memory. Of more, the one that was asked for longest ago starts anew.
+        kept: Unfinished maps in memory, at most; of more, the one that was requested longest ago starts again.
     """
 
     def __init__(self, *, kept: int = 2) -> None:
         self._most = kept
         self._work: dict[tuple[str, str], Generator[Step, None, Map]] = {}  # the least recently asked for first
-        self._busy = threading.Lock()  # a library may use all cores, and not all of them can work in two threads
+        self._busy = threading.Lock()  # a library may use all cores, and some can't run in two threads
 
     def advance(
         self, explained: Explained, method: MapMethod | Literal["auto"] = "auto", *, seconds: float = 0.5
@@ -120,20 +117,20 @@ class Maps:
         """Work on a map for a while.
 
         Args:
-            explained ([`Explained`]): What the model says of the images.
-            method: As for [`map_positions`].
-            seconds: How long, about: a single step may take longer.
+            explained ([`Explained`]): What the model computed for the images.
+            method: See [`map_positions`].
+            seconds: About how long; a single step may take longer.
 
         Returns:
-            [`Map`] when it is done, else the [`Step`] it has come to: ask again.
+            [`Map`] when it is done, else the [`Step`] that was reached: call again.
 
         Raises:
             ExploreError: as [`map_positions`].
         """
         chosen = _chosen(method, len(explained.features))
-        points = _kept(explained.folder / f"map-{chosen}.npy", len(explained.features))
+        points = _read(explained.folder / f"map-{chosen}.npy", len(explained.features))
         if points is not None:
-            return Map(points, chosen, _words(chosen, len(points)))
+            return Map(points, chosen, _description(chosen, len(points)))
         if not self._busy.acquire(timeout=seconds):
             return Step(0, 1, "waiting for another map")
         try:
@@ -155,39 +152,39 @@ class Maps:
 
 
 def principal_components(rows: Floats, count: int) -> Floats:
-    """Coordinates along the directions in which rows differ most.
+    """Coordinates along the directions of largest variance.
 
     Args:
-        rows (`numpy.ndarray` of shape `(rows, width)`): Values; their mean is taken off.
-        count: How many directions; 0 where there are fewer, but never less than 2 columns.
+        rows (`numpy.ndarray` of shape `(rows, width)`): Values; their mean is subtracted.
+        count: Number of directions.
 
     Returns:
-        `numpy.ndarray` of shape `(rows, min(count, max(width, 2)))`: float32, the widest first. Signs are such that
-        the largest weight of each direction is positive.
+        `numpy.ndarray` of shape `(rows, min(count, max(width, 2)))`: float32, the largest variance first; a missing
+        second column is 0. The sign of each direction makes its largest weight positive.
     """
     centred = torch.empty(rows.shape)  # numpy's memory lies at another place each time, which products round by
     np.subtract(rows, rows.mean(axis=0, dtype=np.float64).astype(np.float32), out=centred.numpy())
     _, directions = torch.linalg.eigh((centred.T @ centred).double())
     directions = directions.flip(1)[:, :count]
     largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
-    found = (centred @ (directions * largest.sign()).float()).numpy()
-    return np.pad(found, ((0, 0), (0, max(0, 2 - found.shape[1])))).astype(np.float32)
+    coordinates = (centred @ (directions * largest.sign()).float()).numpy()
+    return np.pad(coordinates, ((0, 0), (0, max(0, 2 - coordinates.shape[1])))).astype(np.float32)
 
 
 def _chosen(method: str, images: int) -> MapMethod:
     available = map_methods()
     if method != "auto" and method not in get_args(MapMethod):
-        raise ExploreError(f"There is no map '{method}': choose one of {', '.join(get_args(MapMethod))}.")
+        raise ExploreError(f"There is no map '{method}': choose one of {', '.join(get_args(MapMethod))}")
     for name in available:
         if method in ("auto", name):
             return name if images >= _FEWEST else "pca"
     raise ExploreError(
         f"{NAMES[method]} is not installed here: `pip install {_PACKAGES[method][1]}` on the server, or choose one of "
-        f"{', '.join(available)}."
+        f"{', '.join(available)}"
     )
 
 
-def _words(method: MapMethod, images: int) -> str:
+def _description(method: MapMethod, images: int) -> str:
     if method == "pca":
         few = f", as {images} images are too few for more" if images < _FEWEST else ""
         return f"the first two principal components{few}"
@@ -205,7 +202,7 @@ def _neighbors(images: int) -> int:
 
 
 def _tsne(components: Floats) -> Generator[Step, None, Floats]:
-    """t-SNE as openTSNE does it by default, but from exact neighbours, and in steps."""
+    """t-SNE with the defaults of openTSNE, but from exact neighbours and in steps."""
     from openTSNE import TSNEEmbedding, affinity, initialization, nearest_neighbors
 
     total, threads, images = _EARLY + _LATE, torch.get_num_threads(), len(components)
@@ -219,7 +216,7 @@ def _tsne(components: Floats) -> Generator[Step, None, Floats]:
         initialization.rescale(components[:, :2].astype(np.float64)),
         affinities,
         negative_gradient_method="bh" if images <= _TREE else "fft",
-        ints_in_interval=2,  # coarser than its default, 2 to 5 times as fast, and keeps as many neighbours
+        ints_in_interval=2,  # coarser than the default: 2 to 5 times as fast, and as many neighbours are kept
         n_jobs=threads,
         random_state=0,
     )
@@ -239,9 +236,9 @@ def _neighbours(rows: Floats, count: int) -> tuple[npt.NDArray[np.int64], Floats
     for start in range(0, len(values), _EXACT_ROWS):
         part = torch.cdist(values[start : start + _EXACT_ROWS], values)
         part[torch.arange(len(part)), torch.arange(start, start + len(part))] = torch.inf
-        found = part.topk(count, dim=1, largest=False)
-        numbers.append(found.indices)
-        distances.append(found.values)
+        nearest = part.topk(count, dim=1, largest=False)
+        numbers.append(nearest.indices)
+        distances.append(nearest.values)
     return torch.cat(numbers).numpy(), torch.cat(distances).numpy()
 
 
@@ -260,7 +257,7 @@ def _pacmap(components: Floats) -> Floats:
 
 
 def _fitted(points: Floats) -> Floats:
-    """Move and scale points into [-1, 1], both axes alike."""
+    """Shift and scale points into [-1, 1], both axes by the same factor."""
     low, high = points.min(axis=0), points.max(axis=0)
     half = float((high - low).max()) / 2
     if half == 0:
@@ -268,8 +265,8 @@ def _fitted(points: Floats) -> Floats:
     return np.asarray(np.clip((points - (low + high) / 2) / half, -1, 1), dtype=np.float32)
 
 
-def _kept(file: Path, images: int) -> Floats | None:
-    """A map that was kept, unless it is damaged or of other images."""
+def _read(file: Path, images: int) -> Floats | None:
+    """A map from the cache; `None` if there is none, or it is damaged or of other images."""
     try:
         points: Floats = np.load(file)
     except (OSError, ValueError, EOFError):

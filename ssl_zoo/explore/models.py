@@ -1,4 +1,4 @@
-"""What visitors may open: names of models and data sets, turned into places that are theirs to read."""
+"""What visitors may open: checks their names of models and data sets, and resolves them."""
 
 import json
 import re
@@ -17,10 +17,10 @@ from ssl_zoo.models.registry import method_names
 from ssl_zoo.zoo.entries import load_index
 
 
-__all__ = ["MAX_WEIGHT_BYTES", "check_data_name", "check_model_name", "visitor_words"]
+__all__ = ["MAX_WEIGHT_BYTES", "check_data_name", "check_model_name", "visitor_message"]
 
 MAX_WEIGHT_BYTES = 2_000_000_000
-"""Weights of a model that is fetched from the Hub for a visitor, at most."""
+"""Largest weights that are fetched from the Hub for a visitor."""
 
 _LONGEST_NAME = 200
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", re.ASCII)
@@ -29,16 +29,16 @@ _HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(
 
 
 def check_model_name(name: str, rules: Rules, revision: str | None = None) -> str:
-    """Turn a visitor's name of a model into one that may be loaded, before any weights are fetched.
+    """Resolve a visitor's name of a model before any weights are fetched.
 
-    A model is a folder inside one of `rules.folders` (an embedded model is one, `"mira-cifar10"`), a name of the zoo
-    whose weights are in such a folder, a name of timm's, or a repository on the Hub. Its configuration is read: it
-    must be of a model of images, without code of its own unless `rules.remote_code`.
+    A model is a folder inside one of `rules.folders` (`"mira-cifar10"`, an embedded model, is one), a name of the zoo
+    whose weights are in such a folder, a timm model, or a repository on the Hub. Its configuration must be of a vision
+    model, and bring no code of its own unless `rules.remote_code`.
 
     Args:
         name (`str`): As typed.
         rules ([`Rules`]): What this server allows.
-        revision (`str`, *optional*): Commit, branch or tag on the Hub whose configuration is read.
+        revision (`str`, *optional*): Commit, branch or tag on the Hub.
 
     Returns:
         `str`: for `load_explorer`; a local folder as an absolute path.
@@ -61,9 +61,9 @@ def check_model_name(name: str, rules: Rules, revision: str | None = None) -> st
     try:
         config = find_file(place, "config.json", revision=revision)
     except ModelLoadError as error:
-        raise ExploreError(visitor_words(error, name=name, place=place)) from error
+        raise ExploreError(visitor_message(error, name=name, place=place)) from error
     if config is None:
-        raise ExploreError(f"'{name}' has no config.json: it is not a model of ours, of timm's or of transformers'.")
+        raise ExploreError(f"'{name}' has no config.json: it is no model of ssl_zoo, timm or transformers")
     _check_config(config, name, rules)
     if folder is None:
         _check_weight_bytes(name, revision)
@@ -71,7 +71,7 @@ def check_model_name(name: str, rules: Rules, revision: str | None = None) -> st
 
 
 def check_data_name(name: str, rules: Rules) -> str:
-    """Turn a visitor's name of a data set into one that may be opened.
+    """Resolve a visitor's name of a data set.
 
     Args:
         name (`str`): `"embedded"`, a folder inside one of `rules.folders`, or a data set on the Hub (`org/name`).
@@ -96,51 +96,50 @@ def check_data_name(name: str, rules: Rules) -> str:
     return name
 
 
-def visitor_words(error: Exception, *, name: str, place: str | None = None) -> str:
-    """The message of an error as a visitor may read it: without folders of the server, with the page's own words.
+def visitor_message(error: Exception, *, name: str, place: str | None = None) -> str:
+    """The message of an error for visitors: without folders of the server, with the names of the page's fields.
 
     Args:
         error (`Exception`): From loading a model, or from opening a data set.
         name (`str`): What the visitor typed.
         place (`str`, *optional*): What it was turned into.
     """
-    words = " ".join(str(error).split())
-    chain, cause = [words], error.__cause__ or error.__context__
+    message = " ".join(str(error).split())
+    chain, cause = [message], error.__cause__ or error.__context__
     while cause is not None and len(chain) < 10:
         chain.append(str(cause))
         cause = cause.__cause__ or cause.__context__
     if any("trust_remote_code" in text or "custom code" in text for text in chain):
         return _remote_code(name)
     if place and Path(place).is_absolute():
-        words = words.replace(place, name)
-    words = re.sub(r" \(looked in [^)]*\)", "", words.replace(f"{Path.cwd()}/", ""))
+        message = message.replace(place, name)
+    message = re.sub(r" \(looked in [^)]*\)", "", message.replace(f"{Path.cwd()}/", ""))
     for key, field in (("split", "Split"), ("image_column", "Image column"), ("label_column", "Label column")):
-        words = words.replace(f"`data.{key}`", f"'{field}'")
-    words = words.replace("`data.path`", "the data set")
-    return words if words.endswith((".", "?")) else f"{words}."
+        message = message.replace(f"`data.{key}`", f"'{field}'")
+    return message.replace("`data.path`", "the data set").removesuffix(".")
 
 
 def _plain(name: str, kind: str) -> str:
-    """The name without blanks around it, if it is a plain one."""
+    """The name without surrounding blanks; anything but a plain name is refused."""
     name = name.strip()
     if not name:
-        raise ExploreError(f"Name a {kind} to open.")
+        raise ExploreError(f"Name a {kind} to open")
     if len(name) > _LONGEST_NAME or not name.isprintable():
-        raise ExploreError(f"The name of the {kind} is longer than {_LONGEST_NAME} characters, or isn't plain text.")
+        raise ExploreError(f"The name of the {kind} is longer than {_LONGEST_NAME} characters, or isn't plain text")
     address = _HUB_ADDRESS.match(name)
     if address:
         words = [word for word in address.group(1).split("/") if word][:2]
         hint = f"; for this page, that is '{'/'.join(words)}'" if len(words) == 2 else ""
-        raise ExploreError(f"Give the {kind} as org/name, not as an address{hint}.")
+        raise ExploreError(f"Give the {kind} as org/name, not as an address{hint}")
     if "://" in name or name.startswith("file:"):
-        raise ExploreError(f"'{name}' is an address; {kind}s are opened by name only: org/name on the Hub.")
+        raise ExploreError(f"'{name}' is an address; {kind}s are opened by name only: org/name on the Hub")
     if ".." in re.split(r"[/\\]", name) or "\\" in name or name.startswith("~"):
-        raise ExploreError(f"'{name}' leads out of the folders that are open here.")
+        raise ExploreError(f"'{name}' leads out of the folders that are open here")
     return name
 
 
 def _inside(name: str, rules: Rules) -> Path | None:
-    """The folder of this name inside those that are open, links followed; `None` where there is none."""
+    """The folder of this name inside the open folders, with links resolved; `None` if there is none."""
     for root in rules.folders:
         place = (root / name).resolve()  # of an absolute name, this is the name
         if _is_within(place, root) and place.is_dir():
@@ -157,18 +156,18 @@ def _is_hub_id(name: str) -> bool:
 
 
 def _check_no_folder(name: str) -> None:
-    """Loaders take a folder of that name, if there is one where the server was started, for what is meant."""
+    """Refuse the name of a folder in the working directory of the server, which the loaders would read."""
     if Path(name).exists():
-        raise ExploreError(f"'{name}' names a folder of this server, which isn't open to visitors.")
+        raise ExploreError(f"'{name}' names a folder of this server, which isn't open to visitors")
 
 
 def _check_config(file: Path, name: str, rules: Rules) -> None:
-    """Refuse what transformers would not load, or only by running code, in words."""
+    """Refuse what transformers can't load, or only by running code of the repository."""
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         kind = config.get("model_type") or ("timm_wrapper" if "architecture" in config else None)
     except (ValueError, AttributeError) as error:
-        raise ExploreError(f"The config.json of '{name}' is damaged: it isn't a JSON object.") from error
+        raise ExploreError(f"The config.json of '{name}' is damaged: it isn't a JSON object") from error
     if kind in method_names() or kind == "timm_wrapper":
         return
     if kind not in CONFIG_MAPPING_NAMES:
@@ -177,18 +176,18 @@ def _check_config(file: Path, name: str, rules: Rules) -> None:
                 return
             raise ExploreError(_remote_code(name))
         raise ExploreError(
-            f"'{name}' is a model of type '{kind}', which transformers {transformers.__version__} doesn't know."
+            f"'{name}' is a model of type '{kind}', which transformers {transformers.__version__} doesn't know"
         )
     if kind not in IMAGE_PROCESSOR_MAPPING_NAMES:
-        raise ExploreError(f"'{name}' is a model of type '{kind}', which isn't a model of images.")
+        raise ExploreError(f"'{name}' is a model of type '{kind}', which isn't a vision model")
 
 
 def _check_weight_bytes(name: str, revision: str | None) -> None:
-    known = None if "/" in name else timm.get_pretrained_cfg(name)
-    repository = known.hf_hub_id or name if known else name
+    timm_config = None if "/" in name else timm.get_pretrained_cfg(name)
+    repository = timm_config.hf_hub_id or name if timm_config else name
     try:
         files = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=20).siblings or []
-    except Exception:  # of the Hub's client and the network: what is in the cache may be opened without them
+    except Exception:  # of the Hub's client or the network: what is cached can be opened without them
         return
     weights = [file for file in files if file.rfilename.endswith((".safetensors", ".bin")) and file.size]
     for ending in (".safetensors", ".bin"):  # one of the two is fetched
@@ -196,7 +195,7 @@ def _check_weight_bytes(name: str, revision: str | None) -> None:
         if sum(sizes) > MAX_WEIGHT_BYTES:
             raise ExploreError(
                 f"The weights of '{name}' have {sum(sizes) / 1e9:.1f} GB; at most {MAX_WEIGHT_BYTES / 1e9:.0f} GB are "
-                "fetched here."
+                "fetched here"
             )
         if sizes:
             return
@@ -205,20 +204,20 @@ def _check_weight_bytes(name: str, revision: str | None) -> None:
 def _remote_code(name: str) -> str:
     return (
         f"'{name}' brings Python code of its own, which this server doesn't run; whoever runs the server can allow it "
-        "with --allow-remote-code."
+        "with --allow-remote-code"
     )
 
 
 def _no_weights(name: str, recipe: str | None) -> str:
     if recipe:
-        return f"'{name}' has no weights to fetch: train it with {recipe}, then open the run's folder."
+        return f"'{name}' has no weights to fetch: train it with {recipe}, then open the run's folder"
     return (
-        f"'{name}' is only to be had in its authors' format: convert the checkpoint with recipes/convert.py, then "
-        "open the folder or the published repository."
+        f"'{name}' is published in its authors' format only: convert the checkpoint with recipes/convert.py, then "
+        "open the folder or the published repository"
     )
 
 
 def _unknown(kind: str, name: str, rules: Rules) -> str:
-    known = "a name of timm's" if kind == "model" else f"'{EMBEDDED_NAME}'"
-    folders = ", or a folder inside those that are open" if rules.folders else ""
-    return f"There is no {kind} '{name}' here: expected org/name on the Hub, {known}{folders}."
+    other = "a timm model" if kind == "model" else f"'{EMBEDDED_NAME}'"
+    folders = ", or a folder inside the open ones" if rules.folders else ""
+    return f"There is no {kind} '{name}' here: expected org/name on the Hub, {other}{folders}"

@@ -1,4 +1,4 @@
-"""What a visitor can choose from: models and data sets at hand, and the splits and columns that a data set has."""
+"""What a visitor can choose from: local models and data sets, and the splits and columns of a data set."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from ssl_zoo.data.embedded import EMBEDDED_NAME, embedded_dataset_dir
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.locate import locate
-from ssl_zoo.explore.models import check_data_name, visitor_words
+from ssl_zoo.explore.models import check_data_name, visitor_message
 from ssl_zoo.explore.run_checkpoints import list_run_checkpoints
 from ssl_zoo.explore.workbench import ExploreError, Rules
 from ssl_zoo.zoo.entries import load_index
@@ -25,10 +25,10 @@ _IMAGE_FILES = (".parquet", ".tar", ".jpg", ".jpeg", ".png", ".webp")
 
 @dataclass(frozen=True)
 class DataOffer:
-    """What can be chosen of a data set; a list is empty where nothing is known.
+    """Choices within a data set; a tuple is empty when nothing is known.
 
     Attributes:
-        configs, splits (`tuple[str, ...]`): Its configurations, and the splits of the one that was asked for.
+        configs, splits (`tuple[str, ...]`): Its configurations, and the splits of the requested one.
         images, labels (`tuple[str, ...]`): Columns that hold images, and whole numbers or classes.
     """
 
@@ -39,33 +39,26 @@ class DataOffer:
 
 
 def models_at_hand(rules: Rules) -> list[str]:
-    """Models that need no network: those of the zoo by name, then other models and runs in the folders.
-
-    Args:
-        rules ([`Rules`]): Names the folders.
-
-    Returns:
-        `list[str]`: as `check_model_name` takes them.
-    """
+    """Models that need no network, as `check_model_name` takes them: of the zoo, then others in the folders."""
     by_folder = {Path(entry.folder).name: entry.name for entry in load_index().values() if entry.folder is not None}
-    known: list[str] = []
-    other: list[str] = []
+    of_zoo: list[str] = []
+    others: list[str] = []
     for root in rules.folders:
         for place in sorted(_folders(root)):
             if (place / "config.json").is_file() or list_run_checkpoints(str(place)):
                 name = by_folder.get(place.name)
-                (other if name is None else known).append(name or place.name)
-    return list(dict.fromkeys([*known, *other]))[:_MOST]
+                (others if name is None else of_zoo).append(name or place.name)
+    return list(dict.fromkeys([*of_zoo, *others]))[:_MOST]
 
 
 def data_at_hand(rules: Rules) -> list[str]:
     """Data sets that need no network: the embedded one, and folders of images or tables in the folders."""
-    found = [place.name for root in rules.folders for place in sorted(_folders(root)) if _holds_images(place)]
-    return list(dict.fromkeys([EMBEDDED_NAME, *found]))[:_MOST]
+    folders = [place.name for root in rules.folders for place in sorted(_folders(root)) if _holds_images(place)]
+    return list(dict.fromkeys([EMBEDDED_NAME, *folders]))[:_MOST]
 
 
 def look_at_data(name: str, config: str | None, rules: Rules) -> DataOffer:
-    """Ask a data set what it has, without reading images. The last answers stay in memory.
+    """Splits and columns of a data set, without reading images; the last answers stay in memory.
 
     Args:
         name (`str`): As a visitor typed it.
@@ -79,14 +72,14 @@ def look_at_data(name: str, config: str | None, rules: Rules) -> DataOffer:
     try:
         return _look(str(embedded_dataset_dir()) if place == EMBEDDED_NAME else place, config or None)
     except DataError as error:
-        raise ExploreError(visitor_words(error, name=name, place=place)) from error
+        raise ExploreError(visitor_message(error, name=name, place=place)) from error
 
 
 @lru_cache(maxsize=64)
 def _look(place: str, config: str | None) -> DataOffer:
     try:
         if not Path(place).is_dir():
-            HfApi().dataset_info(place, timeout=15)  # says at once what `datasets` tries to find out five times
+            HfApi().dataset_info(place, timeout=15)  # fails at once, where `datasets` tries five times
         configs = tuple(datasets.get_dataset_config_names(place))
         if config is None and len(configs) > 1 and "default" not in configs:
             return DataOffer(configs=configs)

@@ -1,8 +1,8 @@
-"""Colours that the common kinds of colour blindness leave apart.
+"""Colours that stay distinct with the common kinds of colour blindness.
 
-Up to seven things get the colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), their black left out because it
-can't be seen on a dark page. No list of many colours is told apart by everyone: what is drawn in more than seven must
-also give its number in words, on hover and in a list.
+Up to seven categories get the colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), without black, which is
+invisible on a dark page. Nobody can distinguish many colours: a figure with more than seven must also give the number
+of the category as text, on hover and in a list.
 """
 
 import math
@@ -21,22 +21,22 @@ OKABE_ITO = {
     "vermilion": "#D55E00",
     "reddish purple": "#CC79A7",
 }
-"""All eight, by the names that their authors gave them."""
+"""All eight, by the names in the publication."""
 
 CATEGORICAL = tuple(
     OKABE_ITO[name] for name in ("blue", "orange", "bluish green", "reddish purple", "sky blue", "vermilion", "yellow")
 )
-"""For up to seven categories, the pairs that differ most first."""
+"""For up to seven categories; the first ones differ most."""
 
 NEUTRAL = "#8A8F98"
-"""What belongs to no category, or to all others together; 3 : 1 or better against white and against black."""
+"""For no category, or for all others together; contrast of at least 3 : 1 to white and to black."""
 
 _GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
-# Neighbours in number also differ in lightness, which all eyes see.
+# Consecutive numbers also differ in lightness, which everyone sees.
 _LIGHTNESS = (0.62, 0.78, 0.50)
 _CHROMA = 0.13
-# Lightness, green-red and blue-yellow of Oklab: dark blue over grey to yellow, as cividis goes. Blindness to red or
-# green leaves this line as it is.
+# Lightness, green-red and blue-yellow of Oklab: from dark blue over grey to yellow, as in cividis. Red-green colour
+# blindness doesn't change this line.
 _DARK, _LIGHT = (0.28, -0.01, -0.11), (0.91, -0.03, 0.15)
 
 
@@ -45,7 +45,7 @@ def color_of(label: int) -> str:
     """Colour of a category by its number, always the same one.
 
     Args:
-        label: Number of the category; below 0 for none.
+        label: Number of the category; negative for none.
 
     Returns:
         `str`: `#RRGGBB`. The first seven are `CATEGORICAL`; from there on hues turn by the golden angle in OKLCH, at
@@ -58,16 +58,16 @@ def color_of(label: int) -> str:
     number = label - len(CATEGORICAL)
     hue, lightness = number * _GOLDEN_ANGLE, _LIGHTNESS[number % len(_LIGHTNESS)]
     chroma = _CHROMA
-    while not _is_displayable(found := _linear(lightness, chroma * math.cos(hue), chroma * math.sin(hue))):
+    while not _is_displayable(color := _linear(lightness, chroma * math.cos(hue), chroma * math.sin(hue))):
         chroma *= 0.95
-    return _hex(found)
+    return _hex(color)
 
 
 def ramp(value: float) -> str:
     """Colour of a number in [0, 1]: dark blue for 0, yellow for 1, lightness rising evenly in between.
 
     Args:
-        value: Beyond the ends, the colour of the end; NaN gives `NEUTRAL`.
+        value: Outside [0, 1] the colour of the nearer end; `NEUTRAL` for NaN.
 
     Returns:
         `str`: `#RRGGBB`.

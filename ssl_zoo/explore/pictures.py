@@ -1,4 +1,4 @@
-"""Small pictures as a page shows them: several in one file, or one as an address that holds it."""
+"""Thumbnails as a page shows them: several in one picture, or one as a data URL."""
 
 import base64
 import io
@@ -18,7 +18,7 @@ _recent = Recent[str](1000)  # about 10 kB each
 
 
 def data_uri(file: bytes, kind: str = "jpeg") -> str:
-    """An address that is the picture itself, for the `src` of an image."""
+    """A data URL of a picture, for the `src` of an image."""
     return f"data:image/{kind};base64,{base64.b64encode(file).decode()}"
 
 
@@ -31,14 +31,14 @@ def spaced(numbers: Sequence[int], count: int) -> list[int]:
 
 
 def strip(gallery: Gallery, numbers: Sequence[int], *, columns: int, rows: int, side: int = THUMBNAIL) -> str:
-    """Small pictures of some images in rows, as one address. The last ones stay in memory.
+    """Thumbnails of some images in rows, as one data URL; the last ones stay in memory.
 
     Args:
         gallery ([`Gallery`]): Where the images are.
         numbers (`Sequence[int]`): Which, at most `columns * rows`.
         columns (`int`): Images in a row.
-        rows (`int`): Rows of images; places without one are transparent.
-        side (`int`): Of a small picture, in pixels.
+        rows (`int`): Rows of images; places without an image are transparent.
+        side (`int`): Of a thumbnail, in pixels.
     """
     shown = tuple(numbers[: columns * rows])
     key = gallery.identity, shown, columns, rows, side

@@ -1,4 +1,4 @@
-"""What a model says of a gallery, computed once and kept: features, and scores of the clusters of each head."""
+"""What a model computes for a gallery, once, cached: features, and scores of the clusters of each head."""
 
 import hashlib
 import json
@@ -35,13 +35,13 @@ _KMEANS_TEMPERATURE = 0.07
 
 @dataclass(frozen=True)
 class Explorer:
-    """A model that is looked at.
+    """A model that visitors look at.
 
     Attributes:
-        name (`str`), revision (`str` or `None`): Where it came from.
+        name (`str`), revision (`str` or `None`): Where it was loaded from.
         backbone (`Backbone`): Images to features.
-        full (`PreTrainedModel` or `None`): The model with its own clusters, where it has any.
-        view (`EvalView`): How it wants its images.
+        full (`PreTrainedModel` or `None`): The pretraining model, if it has clusters of its own.
+        view (`EvalView`): Preparation of its images.
         fingerprint (`str`): Changes when the model does.
     """
 
@@ -54,7 +54,7 @@ class Explorer:
 
     @property
     def method(self) -> str | None:
-        """Method of ours that trained it."""
+        """The method of this package that trained it."""
         kind = self.backbone.model.config.model_type
         return kind if kind in method_names() else None
 
@@ -93,12 +93,12 @@ def load_explorer(name: str, *, revision: str | None = None, remote_code: bool =
 
 
 class Explained:
-    """A gallery as a model sees it.
+    """A gallery with what a model computed for it.
 
     Attributes:
         gallery ([`Gallery`]): The images.
-        folder (`Path`): Where what was computed is kept; further results may be put beside it.
-        about (`dict`): Name and title of the model, clusters per head, whether they are k-means'.
+        folder (`Path`): Folder of the results; others may be cached beside them.
+        about (`dict`): Name and title of the model, clusters per head, whether they are of k-means.
         features (`numpy.ndarray` of shape `(images, width)`): float32, memory-mapped.
     """
 
@@ -109,7 +109,7 @@ class Explained:
 
     @property
     def num_heads(self) -> int:
-        """How many clusterings there are."""
+        """Number of clusterings."""
         return int(self.about["num_heads"])
 
     @property
@@ -118,9 +118,9 @@ class Explained:
         return int(self.about["num_clusters"])
 
     def log_probabilities(self, head: int = 0) -> npt.NDArray[np.float16]:
-        """What the model says of each cluster, `(images, clusters)`, float16, memory-mapped.
+        """Log-probability of each cluster, `(images, clusters)`, float16, memory-mapped.
 
-        Up to a constant for each image, which no softmax sees: the largest is 0.
+        They are shifted so that the largest of each image is 0, which changes no softmax.
         """
         scores: npt.NDArray[np.float16] = np.load(self.folder / "scores.npy", mmap_mode="r")[:, head]
         return scores
@@ -134,22 +134,19 @@ class Explained:
 def prepare(
     explorer: Explorer, gallery: Gallery, cache: Path, *, num_clusters: int = 20
 ) -> Generator[Step, None, Explained]:
-    """Compute what a model says of a gallery, or find it where it was kept. Goes on where it was stopped.
+    """Compute features and scores of a gallery, or read them from the cache; continues where it was stopped.
 
     Args:
         explorer ([`Explorer`]): The model.
         gallery ([`Gallery`]): The images.
-        cache (`Path`): Folder of all that is kept.
-        num_clusters: Clusters of k-means, for a model that has none of its own.
+        cache (`Path`): Folder of the cache.
+        num_clusters: Clusters of k-means, for a model without clusters of its own.
 
     Yields:
-        [`Step`]: after each part; closing the generator in between loses nothing.
-
-    Returns:
-        [`Explained`].
+        [`Step`]: After each batch; closing the generator in between loses at most one part.
 
     Raises:
-        ValueError: The model gives features or probabilities that aren't finite, or there are too few images.
+        ValueError: Features or probabilities of the model aren't finite, or there are too few images.
     """
     key = json.dumps([explorer.fingerprint, explorer.view.identity, gallery.identity])
     shared = cache / "models" / hashlib.sha256(key.encode()).hexdigest()[:24]
@@ -157,7 +154,7 @@ def prepare(
     if (folder / "about.json").is_file():
         return Explained(gallery, folder, shared / "features.npy")
     if not (shared / "features.npy").is_file():
-        yield from _look_at_all(explorer, gallery, shared)
+        yield from _compute_all(explorer, gallery, shared)
     about: dict[str, Any] = {"model": explorer.name, "revision": explorer.revision, "title": explorer.title}
     about |= {"method": explorer.method, "temperature": 1.0, "kmeans": explorer.full is None}
     if explorer.full is None:
@@ -174,21 +171,21 @@ def prepare(
     return Explained(gallery, folder, shared / "features.npy")
 
 
-def _look_at_all(explorer: Explorer, gallery: Gallery, folder: Path) -> Generator[Step, None, None]:
-    """Features and scores part by part, then joined; what is done is kept when the work is stopped."""
+def _compute_all(explorer: Explorer, gallery: Gallery, folder: Path) -> Generator[Step, None, None]:
+    """Write features and scores part by part, then join them; finished parts stay when the work is stopped."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = _BATCH * _PART_BATCHES
     parts = [folder / f"part-{start:07d}.npz" for start in range(0, len(gallery), rows)]
     first = next((number for number, part in enumerate(parts) if not part.is_file()), len(parts))
     images = gallery.images(first * rows)
-    words = f"looking at the images with {explorer.title}"
+    task = f"looking at the images with {explorer.title}"
     for number in range(first, len(parts)):
         found: list[dict[str, npt.NDArray[np.generic]]] = []
         for _ in range(_PART_BATCHES):
             batch = list(islice(images, _BATCH))
             if batch:
-                found.append(_look(explorer, batch))
-                yield Step(number * rows + sum(len(part["features"]) for part in found), len(gallery), words)
+                found.append(_compute(explorer, batch))
+                yield Step(number * rows + sum(len(part["features"]) for part in found), len(gallery), task)
         joined = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
         with replace_atomically(parts[number], concurrent=True) as partial:
             np.savez(partial, **joined)  # type: ignore[arg-type]  # it sees `allow_pickle` in them
@@ -201,7 +198,7 @@ def _look_at_all(explorer: Explorer, gallery: Gallery, folder: Path) -> Generato
         part.unlink()
 
 
-def _look(explorer: Explorer, images: list[Image.Image]) -> dict[str, npt.NDArray[np.generic]]:
+def _compute(explorer: Explorer, images: list[Image.Image]) -> dict[str, npt.NDArray[np.generic]]:
     features, scores = explorer.look(torch.stack([explorer.view(image)[0] for image in images]))
     for values in (features, scores):
         if values is not None and not bool(values.isfinite().all()):

@@ -115,9 +115,6 @@ def look_at(
         num_clusters: Clusters to return.
         num_neighbors: Neighbours to return.
         gallery_number: Number of the image in the gallery, if it is one of it: it is no neighbour of its own.
-
-    Returns:
-        [`ImageReport`].
     """
     features, scores = _look(explorer.view(image)[0].unsqueeze(0), explorer, clustering)
     probabilities = clustering.probabilities(scores)[0].numpy()
@@ -127,7 +124,7 @@ def look_at(
         similarities[gallery_number] = -np.inf
         num_neighbors = min(num_neighbors, len(similarities) - 1)
     neighbors = [
-        Neighbor(number, float(similarities[number]), int(clustering.labels[number]))
+        Neighbor(number, float(similarities[number]), int(clustering.pseudo_labels[number]))
         for number in _largest(similarities, num_neighbors)
     ]
     positive = probabilities[probabilities > 0].astype(np.float64)
@@ -149,9 +146,6 @@ def augmented(
         clustering ([`Clustering`]): Of the gallery: head, mode and temperature are its.
         num_views: How many, from 1 to `MAX_VIEWS`.
         seed: The same seed gives the same views.
-
-    Returns:
-        [`AugmentedViews`].
 
     Raises:
         ValueError: `num_views` is out of range.

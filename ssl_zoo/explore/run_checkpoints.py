@@ -1,4 +1,4 @@
-"""The models that a training run left, by step: its checkpoints, and what came out in the end."""
+"""The models of a training run by step: its checkpoints and the final one."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ class RunCheckpoint(NamedTuple):
     """A model of a run.
 
     Attributes:
-        name (`str`): What `load_explorer` takes: the folder.
-        step (`int`, *optional*): Optimiser steps done; `None` for a finished model without a log.
-        epoch (`float`, *optional*): Passes over the data done, where the run's log tells.
-        is_final (`bool`): It is the finished model.
+        name (`str`): The folder, as `load_explorer` takes it.
+        step (`int`, *optional*): Optimiser steps done; `None` for a final model without a log.
+        epoch (`float`, *optional*): Passes over the data done, if the run has a log.
+        is_final (`bool`): Whether it is the final model.
     """
 
     name: str
@@ -32,7 +32,7 @@ def list_run_checkpoints(name: str) -> list[RunCheckpoint]:
 
     Returns:
         `list` of [`RunCheckpoint`]: `checkpoints/step-*` that can be loaded, then `model/`; empty if `name` is no
-        folder of a run. A checkpoint as new as the finished model is left out: they are the same.
+        folder of a run. A checkpoint of the same step as the final model is left out: they are the same.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -65,7 +65,7 @@ def _is_run(place: Path, inside: Path) -> bool:
 
 
 def _read_log(file: Path) -> tuple[int | None, float | None]:
-    """Last step of a run, and epochs per step; `None` what isn't known."""
+    """Last step of a run, and epochs per step; `None` for what isn't known."""
     last, per_step = None, None
     if file.is_file():
         for line in file.read_text(encoding="utf-8").splitlines():

@@ -1,4 +1,4 @@
-"""Images that visitors bring: checked before they are decoded, held in memory only, never written anywhere."""
+"""Images of visitors: checked before they are decoded, held in memory only, never written to disk."""
 
 import base64
 import binascii
@@ -24,8 +24,8 @@ __all__ = ["MAX_BYTES", "MAX_PIXELS", "UploadError", "decode_base64", "read_uplo
 MAX_BYTES = 10_000_000
 MAX_PIXELS = 40_000_000
 
-# The header's class is called directly, not by `Image.open`: that has a limit of its own, for the whole process, and
-# its message doesn't say how large the image is.
+# The plugin's class is called directly: `Image.open` has a limit of its own, for the whole process, and its message
+# doesn't give the size of the image.
 _HEADERS: dict[str, Callable[[io.BytesIO], Image.Image]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "PNG": PngImagePlugin.PngImageFile,
@@ -42,29 +42,29 @@ _SIGNATURES = {
     **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"),
 }
 _ACCEPTED = "JPEG, PNG, WebP, GIF, BMP and TIFF images are read"
-_BRANDS = {b"avif": "AVIF", b"avis": "AVIF"}  # of files that say `ftyp`; all others of images are HEIC's family
+_BRANDS = {b"avif": "AVIF", b"avis": "AVIF"}  # of files with `ftyp`; all other image brands are of the HEIC family
 _PHOTO_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", *_BRANDS)
-# A progressive JPEG has about ten scans; each costs the time of a whole decoding, and a hostile one has thousands.
+# A progressive JPEG has about ten scans, each of which takes as long as a decoding; a hostile one has thousands.
 _MAX_SCANS = 200
-# Models see 224 pixels or a little more: what is larger is averaged down in whole steps to no less than this.
+# Models see 224 pixels or a little more: larger images are averaged down by whole factors, to no less than this.
 _SHORT_SIDE = 1024
-# A model's view is cut from the picture with its short side enlarged: a thread of pixels would become gigabytes.
+# A view is cut after the short side is resized: a strip one pixel high would become gigabytes.
 _MAX_SHAPE = 20
 
 
 class UploadError(ExploreError):
-    """What a visitor brought is no image that is read; the message says why."""
+    """A visitor's file is no image that can be read; the message says why."""
 
 
 def read_upload(data: bytes | Path) -> Image.Image:
-    """Read an image of a visitor's.
+    """Read an image of a visitor.
 
-    Nothing is decoded before the size of the file and the number of pixels in its header are known to be in bounds.
-    The first picture of an animation is taken; orientation, transparency and depth are treated as in training.
-    Large pictures are averaged down in whole steps, to a short side of 1,024 pixels or more.
+    Nothing is decoded before the size of the file and the number of pixels in its header are checked. Of an animation
+    the first frame is read; orientation, transparency and depth are handled as in training. Large images are averaged
+    down by whole factors, to a short side of at least 1,024 pixels.
 
     Args:
-        data (`bytes` or `Path`): The image file, or where it is.
+        data (`bytes` or `Path`): The image file, or its path.
 
     Returns:
         `PIL.Image.Image` of mode `"RGB"`, without any metadata.
@@ -81,30 +81,28 @@ def read_upload(data: bytes | Path) -> Image.Image:
     if width * height > MAX_PIXELS:
         raise UploadError(
             f"This {kind} image has {width:,} x {height:,} pixels ({width * height / 1e6:,.0f} megapixels); "
-            f"at most {MAX_PIXELS / 1e6:.0f} megapixels are read: make it smaller and try again."
+            f"at most {MAX_PIXELS / 1e6:.0f} megapixels are read: make it smaller and try again"
         )
     if max(width, height) > _MAX_SHAPE * min(width, height):
         raise UploadError(
             f"This image is {width:,} x {height:,} pixels, a strip more than {_MAX_SHAPE} times as long as wide: "
-            "cut it and try again."
+            "cut it and try again"
         )
     if kind == "JPEG" and data.count(b"\xff\xda") > _MAX_SCANS:
-        raise UploadError(
-            f"This JPEG image comes in more than {_MAX_SCANS} passes, as no camera or program writes it."
-        )
+        raise UploadError(f"This JPEG image comes in more than {_MAX_SCANS} passes, as no camera or program writes it")
     try:
         image = decode_image(data)
     except CorruptImageError as error:
-        raise UploadError(f"This {kind} image is damaged or cut off and can't be decoded.") from error
+        raise UploadError(f"This {kind} image is damaged or cut off and can't be decoded") from error
     steps = min(image.size) // _SHORT_SIDE
     if steps > 1:
         image = image.reduce(steps)
-    image.info.clear()  # place and time of a photograph
+    image.info.clear()  # place and time of a photograph, for example
     return image
 
 
 def decode_base64(text: str) -> bytes:
-    """The bytes of a data URL (`data:image/png;base64,...`), or of plain base64; too long a text isn't decoded.
+    """The bytes of a data URL (`data:image/png;base64,...`) or of plain base64; a text that is too long isn't decoded.
 
     Raises:
         UploadError: The text is too long, or isn't base64.
@@ -114,20 +112,18 @@ def decode_base64(text: str) -> bytes:
     try:
         return base64.b64decode(content, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise UploadError(
-            "The image must be given as base64 text, such as `data:image/png;base64,...`; this text is none."
-        ) from error
+        raise UploadError("The image must be given as base64 text, such as `data:image/png;base64,...`") from error
 
 
 def _check_bytes(size: int) -> None:
     if size > MAX_BYTES:
-        raise UploadError(f"The file has {size / 1e6:,.1f} MB; at most {MAX_BYTES / 1e6:.0f} MB are read.")
+        raise UploadError(f"The file has {size / 1e6:,.1f} MB; at most {MAX_BYTES / 1e6:.0f} MB are read")
     if size <= 0:
-        raise UploadError("The file is empty.")
+        raise UploadError("The file is empty")
 
 
 def _kind(data: bytes) -> str:
-    """Kind of image by the first bytes, whatever the file is called."""
+    """Format of the image by its first bytes, whatever its name is."""
     for signature, kind in _SIGNATURES.items():
         if data.startswith(signature):
             return kind
@@ -135,27 +131,27 @@ def _kind(data: bytes) -> str:
         return "WebP"
     if data[4:8] == b"ftyp" and data[8:12] in _PHOTO_BRANDS:
         kind = _BRANDS.get(data[8:12], "HEIC")
-        raise UploadError(f"This is a {kind} image, which isn't read here: save it as JPEG or PNG. {_ACCEPTED}.")
+        raise UploadError(f"This is a {kind} image, which isn't read here: save it as JPEG or PNG. {_ACCEPTED}")
     start = data[:4096].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith(b"<") and b"<svg" in start:
-        raise UploadError(f"This is an SVG drawing, not pixels: save it as PNG. {_ACCEPTED}.")
+        raise UploadError(f"This is an SVG drawing, not pixels: save it as PNG. {_ACCEPTED}")
     if start.startswith((b"<!doctype html", b"<html")):
-        raise UploadError(f"This is a web page, not an image: save the picture itself. {_ACCEPTED}.")
+        raise UploadError(f"This is a web page, not an image: save the picture itself. {_ACCEPTED}")
     if start.startswith(b"%pdf"):
-        raise UploadError(f"This is a PDF document, not an image. {_ACCEPTED}.")
-    raise UploadError(f"This file isn't an image of a known kind. {_ACCEPTED}.")
+        raise UploadError(f"This is a PDF document, not an image. {_ACCEPTED}")
+    raise UploadError(f"This file isn't an image of a known kind. {_ACCEPTED}")
 
 
 def _size(kind: str, data: bytes) -> tuple[int, int]:
-    """Width and height by the header."""
+    """Width and height from the header."""
     try:
-        if kind == "WebP":  # PIL's class makes room for the whole picture before one can ask for its size
+        if kind == "WebP":  # PIL's class allocates the whole image before its size is known
             return _webp_size(data)
         return _HEADERS[kind](io.BytesIO(data)).size
-    except Image.DecompressionBombError as error:  # a frame of a GIF may be larger than the GIF says it is
-        raise UploadError(f"This {kind} image has too many pixels: make it smaller and try again.") from error
-    except Exception as error:  # of many kinds: whatever PIL's parsers stumble on
-        raise UploadError(f"This file begins like a {kind} image, but is damaged or cut off.") from error
+    except Image.DecompressionBombError as error:  # a frame of a GIF may be larger than its header says
+        raise UploadError(f"This {kind} image has too many pixels: make it smaller and try again") from error
+    except Exception as error:  # PIL's parsers raise errors of many kinds
+        raise UploadError(f"This file begins like a {kind} image, but is damaged or cut off") from error
 
 
 def _webp_size(data: bytes) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What visitors look at together: models, galleries and what was computed of them, kept while they are used."""
+"""What all visitors share: models, galleries and what was computed for them, kept in memory while they are used."""
 
 import threading
 from collections.abc import Callable, Generator, Mapping
@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from ssl_zoo.data.errors import DataError
-from ssl_zoo.explore.gallery import Gallery, GalleryRequest, Step, open_gallery
+from ssl_zoo.data.source import DataConfig, DataError
+from ssl_zoo.explore.gallery import Gallery, Step, open_gallery
 from ssl_zoo.explore.preparation import Explained, Explorer, load_explorer, prepare
 from ssl_zoo.explore.recent import Recent
 from ssl_zoo.loading.models import ModelLoadError
@@ -19,11 +19,11 @@ _KEPT_MODELS, _KEPT_GALLERIES, _KEPT_EXPLAINED = 4, 4, 8
 
 
 class ExploreError(ValueError):
-    """Something a visitor asked for can't be done; the message says why and what to do."""
+    """A visitor's request can't be fulfilled; the message says why and what to do."""
 
 
 class NotReady(ExploreError):
-    """What was asked for has to be prepared first."""
+    """What was requested has to be prepared first."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Rules:
 
 @dataclass(frozen=True)
 class Request:
-    """What is opened: a model and the first images of a data set.
+    """What a visitor opens: a model and the first images of a data set.
 
     Attributes:
         model (`str`), revision (`str` or `None`): As `load_explorer` takes them.
@@ -69,26 +69,26 @@ class Request:
 
     @classmethod
     def from_query(cls, query: Mapping[str, str]) -> Self:
-        """Read it from the parameters of a URL; others are ignored.
+        """Read the request from the parameters of a URL; others are ignored.
 
         Raises:
-            ExploreError: for a number that is none.
+            ExploreError: `images` or `clusters` isn't a whole number.
         """
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         for field in fields(cls):
             value = str(query.get(field.name) or "").strip()
             if not value:
                 continue
             if field.name in ("images", "clusters"):
                 if not value.isdecimal() or int(value) < 1:
-                    raise ExploreError(f"`{field.name}` must be a whole number of at least 1, got '{value}'.")
-                found[field.name] = int(value)
+                    raise ExploreError(f"`{field.name}` must be a whole number of at least 1, got '{value}'")
+                values[field.name] = int(value)
             else:
-                found[field.name] = value
-        return cls(**found)
+                values[field.name] = value
+        return cls(**values)
 
     def to_query(self) -> dict[str, str]:
-        """Parameters of a URL: those that aren't the defaults, and always model and data."""
+        """Parameters of a URL: model, data, and all that differ from the defaults."""
         default = asdict(type(self)())
         return {
             name: str(value)
@@ -97,15 +97,15 @@ class Request:
         }
 
     @property
-    def gallery(self) -> GalleryRequest:
+    def image_source(self) -> DataConfig:
         """The part that names the images."""
-        return GalleryRequest(
+        return DataConfig(
             path=self.data,
             name=self.config,
             split=self.split,
             image_column=self.image_column,
             label_column=self.label_column,
-            num_images=self.images,
+            max_rows=self.images,
         )
 
 
@@ -113,11 +113,12 @@ class Workbench:
     """Opens what visitors ask for, once for all of them.
 
     Args:
-        cache (`Path`): Folder of all that is kept; deleting it loses only time.
+        cache (`Path`): Folder of the cache; deleting it loses only time.
         rules ([`Rules`], *optional*): What visitors may open.
         resolve_model, resolve_data (functions, *optional*): Turn a visitor's name into one that may be opened, or
-            raise [`ExploreError`]. The first is given the revision, too.
-        words (function, *optional*): Error, the visitor's name and what it was turned into -> what a visitor reads.
+            raise [`ExploreError`]. The first gets the revision, too.
+        describe_error (function, *optional*): Error, the visitor's name and what it was turned into -> the message for
+            visitors.
     """
 
     def __init__(
@@ -127,23 +128,17 @@ class Workbench:
         *,
         resolve_model: Callable[[str, Rules, str | None], str] = lambda name, rules, revision: name,
         resolve_data: Callable[[str, Rules], str] = lambda name, rules: name,
-        words: Callable[[Exception, str, str], str] = lambda error, name, place: str(error),
+        describe_error: Callable[[Exception, str, str], str] = lambda error, name, place: str(error),
     ) -> None:
         self.cache, self.rules = cache, rules or Rules()
-        self._resolve_model, self._resolve_data, self._words = resolve_model, resolve_data, words
+        self._resolve_model, self._resolve_data, self._describe_error = resolve_model, resolve_data, describe_error
         self._explorers = Recent[Explorer](_KEPT_MODELS)
         self._galleries = Recent[Gallery](_KEPT_GALLERIES)
         self._explained = Recent[Explained](_KEPT_EXPLAINED)
-        self._busy = threading.Lock()  # two preparations at once would each be half as fast, and write the same files
+        self._busy = threading.Lock()  # two preparations at once would be half as fast, and write the same files
 
     def open(self, request: Request) -> Generator[Step, None, Explained]:
-        """Prepare what was asked for; closing the generator stops the work and keeps what is done.
-
-        Yields:
-            [`Step`]: How far it is.
-
-        Returns:
-            [`Explained`].
+        """Prepare what was requested; closing the generator stops the work and keeps what is done.
 
         Raises:
             ExploreError: It can't be opened.
@@ -152,19 +147,20 @@ class Workbench:
         if ready is not None:
             return ready
         if request.images > self.rules.max_images:
-            raise ExploreError(f"This server shows at most {self.rules.max_images:,} images, got {request.images:,}.")
+            raise ExploreError(f"This server shows at most {self.rules.max_images:,} images, got {request.images:,}")
         while not self._busy.acquire(timeout=0.5):
             yield Step(0, request.images, "waiting for another visitor's images")
         try:
             yield Step(0, request.images, f"loading {request.model}")
             explorer = self.explorer(request)
-            gallery = self._galleries.get(request.gallery)
+            key = tuple(asdict(request.image_source).values())
+            gallery = self._galleries.get(key)
             if gallery is None:
-                gallery = self._galleries.put(request.gallery, (yield from self._open_gallery(request)))
+                gallery = self._galleries.put(key, (yield from self._open_gallery(request)))
             try:
                 explained = yield from prepare(explorer, gallery, self.cache, num_clusters=request.clusters)
             except ValueError as error:  # too few images, or a model that has diverged
-                raise ExploreError(self._words(error, request.model, explorer.name)) from error
+                raise ExploreError(self._describe_error(error, request.model, explorer.name)) from error
         finally:
             self._busy.release()
         return self._explained.put(request, explained)
@@ -172,20 +168,20 @@ class Workbench:
     def _open_gallery(self, request: Request) -> Generator[Step, None, Gallery]:
         place = self._resolve_data(request.data, self.rules)
         try:
-            return (yield from open_gallery(replace(request.gallery, path=place), self.cache))
+            return (yield from open_gallery(replace(request.image_source, path=place), self.cache))
         except DataError as error:
-            raise ExploreError(self._words(error, request.data, place)) from error
+            raise ExploreError(self._describe_error(error, request.data, place)) from error
 
     def get(self, request: Request) -> Explained:
-        """What was prepared.
+        """What was prepared for a request.
 
         Raises:
-            NotReady: It hasn't been, or was put away since.
+            NotReady: It isn't prepared, or no longer in memory.
         """
-        found = self._explained.get(request)
-        if found is None:
-            raise NotReady(f"'{request.model}' on '{request.data}' is not open: press Open.")
-        return found
+        explained = self._explained.get(request)
+        if explained is None:
+            raise NotReady(f"'{request.model}' on '{request.data}' is not open: press Open")
+        return explained
 
     def explorer(self, request: Request) -> Explorer:
         """The model, loaded when it isn't in memory.
@@ -194,13 +190,12 @@ class Workbench:
             ExploreError: It can't be loaded.
         """
         key = (request.model, request.revision)
-        found = self._explorers.get(key)
-        if found is None:
+        explorer = self._explorers.get(key)
+        if explorer is None:
             place = self._resolve_model(request.model, self.rules, request.revision)
             try:
-                found = self._explorers.put(
-                    key, load_explorer(place, revision=request.revision, remote_code=self.rules.remote_code)
-                )
+                explorer = load_explorer(place, revision=request.revision, remote_code=self.rules.remote_code)
             except ModelLoadError as error:
-                raise ExploreError(self._words(error, request.model, place)) from error
-        return found
+                raise ExploreError(self._describe_error(error, request.model, place)) from error
+            self._explorers.put(key, explorer)
+        return explorer

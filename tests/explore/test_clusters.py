@@ -45,7 +45,7 @@ def test_softmax_is_that_of_each_image(explained, head, temperature):
         logits = [float(value) / temperature for value in explained.log_probabilities(head)[image]]
         weights = [math.exp(value - max(logits)) for value in logits]
         weights = [weight / sum(weights) for weight in weights]
-        assert found.labels[image] == weights.index(max(weights))
+        assert found.pseudo_labels[image] == weights.index(max(weights))
         assert found.confidence[image] == pytest.approx(max(weights), rel=1e-5)
         assert found.entropy[image] == pytest.approx(
             -sum(p * math.log(p) for p in weights if p > 0), rel=1e-4, abs=1e-6
@@ -59,7 +59,7 @@ def test_clusters_count_what_loops_count(explained):
     classes = explained.gallery.labels
     assert [cluster.number for cluster in found.clusters] == list(range(CLUSTERS))
     for cluster in found.clusters:
-        inside = [image for image in range(IMAGES) if found.labels[image] == cluster.number]
+        inside = [image for image in range(IMAGES) if found.pseudo_labels[image] == cluster.number]
         assert cluster.size == len(inside)
         assert cluster.share == pytest.approx(len(inside) / IMAGES)
         assert cluster.is_dead == (not inside)
@@ -90,7 +90,7 @@ def test_members_go_from_sure_to_unsure(explained):
     found = clustering(explained)
     for number in range(CLUSTERS):
         members = found.members(number).tolist()
-        assert sorted(members) == np.flatnonzero(found.labels == number).tolist()
+        assert sorted(members) == np.flatnonzero(found.pseudo_labels == number).tolist()
         assert [found.confidence[image] for image in members] == sorted(found.confidence[members], reverse=True)
     counts, edges = found.confidence_histogram(5, bins=7)
     assert counts.sum() == len(found.members(5))
@@ -141,7 +141,7 @@ def test_a_name_finds_clusters_that_hold_the_class(explained, text, classes):
     found, labels = clustering(explained), explained.gallery.labels
     wanted = {7} if text == "7" else set()
     for cluster in found.clusters:
-        inside = labels[found.labels == cluster.number]
+        inside = labels[found.pseudo_labels == cluster.number]
         held = [(inside == each).sum() >= 0.1 * (labels == each).sum() for each in classes]
         if cluster.size and (cluster.majority in classes or any(held)):
             wanted.add(cluster.number)
@@ -162,7 +162,7 @@ def test_nmi(explained, unlabelled):
     from sklearn.metrics import normalized_mutual_info_score
 
     found = clustering(explained)
-    assert found.nmi == pytest.approx(normalized_mutual_info_score(explained.gallery.labels, found.labels))
+    assert found.nmi == pytest.approx(normalized_mutual_info_score(explained.gallery.labels, found.pseudo_labels))
     assert clustering(unlabelled).nmi is None
 
 
@@ -234,7 +234,7 @@ def test_the_assignment_fulfils_its_equation(explained, temperature):
         marginal = np.exp((1 - beta) * np.log(weights.mean(axis=0)) + beta * np.log(marginal))
         marginal /= marginal.sum()
     assert found.marginal == pytest.approx(weights.mean(axis=0), rel=2e-3)
-    assert (found.labels == weights.argmax(axis=1)).mean() > 0.99
+    assert (found.pseudo_labels == weights.argmax(axis=1)).mean() > 0.99
     assert found.confidence == pytest.approx(weights.max(axis=1), rel=5e-3)
     assert found.entropy == pytest.approx(-np.sum(weights * np.log(np.maximum(weights, 1e-300)), axis=1), abs=5e-3)
     # Mutual information counts: clusters are filled more evenly than by the softmax.
@@ -253,22 +253,22 @@ def test_probabilities_of_another_image(explained):
 def test_clusterings_and_assignments_are_kept(explained, monkeypatch):
     assert clustering(explained, temperature=0.5) is clustering(explained, temperature=0.5)
     first = clustering(explained, mode="assignment")
-    assert (explained.folder / "assignment-0.npz").is_file()
+    assert (explained.folder / "assigned-0.npz").is_file()
     monkeypatch.setattr("ssl_zoo.explore.clusters._recent", Recent(1))
     monkeypatch.setattr("ssl_zoo.explore.distributions.mira_assignment", None)
     second = clustering(explained, mode="assignment")
     assert second is not first
-    for name in ("labels", "confidence", "entropy", "marginal"):
+    for name in ("pseudo_labels", "confidence", "entropy", "marginal"):
         assert (getattr(second, name) == getattr(first, name)).all()
     assert not [path for path in explained.folder.iterdir() if path.name.startswith(".")]
 
 
 def test_each_head_has_its_own_assignment(explained):
     first, second = (clustering(explained, head=head, mode="assignment") for head in range(HEADS))
-    assert (first.labels != second.labels).mean() > 0.5
-    assert sorted(path.name for path in explained.folder.glob("assignment-*")) == [
-        "assignment-0.npz",
-        "assignment-1.npz",
+    assert (first.pseudo_labels != second.pseudo_labels).mean() > 0.5
+    assert sorted(path.name for path in explained.folder.glob("assigned-*")) == [
+        "assigned-0.npz",
+        "assigned-1.npz",
     ]
 
 
@@ -286,5 +286,5 @@ def test_labels_are_the_models_own(tmp_path):
     logs = torch.log_softmax(1e-3 * torch.randn(500, 1, 100, generator=torch.Generator().manual_seed(0)), dim=-1)
     gallery = make_gallery(tmp_path / "gallery", [0] * 500)
     found = clustering(explain(tmp_path / "model", gallery, _small(logs)))
-    assert found.labels.tolist() == logs[:, 0].argmax(dim=1).tolist()
+    assert found.pseudo_labels.tolist() == logs[:, 0].argmax(dim=1).tolist()
     assert found.confidence == pytest.approx(logs[:, 0].amax(dim=1).exp().numpy(), rel=1e-3)

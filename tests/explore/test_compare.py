@@ -102,7 +102,7 @@ def test_the_same_partition_moves_nothing(tmp_path, random):
     found = compared(tmp_path, labels, 6 - labels, (7, 7))
     assert (found.matched_share, found.nmi, found.ami, found.ari) == (1, 1, 1, 1)
     assert found.moves() == []
-    assert np.array_equal(found.table.counts, np.diag(np.sort(np.bincount(labels))[::-1]))
+    assert np.array_equal(found.agreement().counts, np.diag(np.sort(np.bincount(labels))[::-1]))
 
 
 @pytest.mark.parametrize("clusters", [(9, 9), (6, 20), (8, 20), (20, 6), (30, 40), (60, 60)])

@@ -170,7 +170,7 @@ def test_few_images_are_projected(tmp_path, images):
     assert found.method == "pca"
     assert found.points.shape == (images, 2)
     assert np.isfinite(found.points).all()
-    assert f"{images} images are too few" in found.words
+    assert f"{images} images are too few" in found.description
 
 
 @pytest.mark.parametrize("method", [*INSTALLED, "pca"])

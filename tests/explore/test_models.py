@@ -6,7 +6,7 @@ import os
 import pytest
 
 from ssl_zoo.data.errors import DataError
-from ssl_zoo.explore.models import check_data_name, check_model_name, visitor_words
+from ssl_zoo.explore.models import check_data_name, check_model_name, visitor_message
 from ssl_zoo.explore.row_files import check_image_place
 from ssl_zoo.explore.workbench import ExploreError, Rules
 from ssl_zoo.loading.models import ModelLoadError
@@ -109,7 +109,7 @@ def test_a_link_is_not_followed_out(place, rules, monkeypatch):
 
 def test_without_folders_nothing_local_is_open(place):
     for name in ("run", str(place / "open" / "run")):
-        with pytest.raises(ExploreError, match=r"expected org/name on the Hub, a name of timm's\."):
+        with pytest.raises(ExploreError, match=r"expected org/name on the Hub, a timm model$"):
             check_model_name(name, Rules())
 
 
@@ -118,7 +118,7 @@ def test_without_folders_nothing_local_is_open(place):
     [
         ("{", "is damaged"),
         ("[1]", "is damaged"),
-        ({"model_type": "bert"}, "of type 'bert', which isn't a model of images"),
+        ({"model_type": "bert"}, "of type 'bert', which isn't a vision model"),
         ({"model_type": "own", "auto_map": {"AutoModel": "code.Own"}}, "code of its own, .* --allow-remote-code"),
         ({"model_type": "own"}, "of type 'own', which transformers .* doesn't know"),
         ({}, "of type 'None'"),
@@ -148,7 +148,7 @@ def test_a_folder_without_a_model_is_not_named_by_its_place(place, rules):
 
 
 def test_names_of_the_zoo(place, rules):
-    with pytest.raises(ExploreError, match=r"its authors' format: convert .* recipes/convert\.py"):
+    with pytest.raises(ExploreError, match=r"its authors' format only: convert .* recipes/convert\.py"):
         check_model_name("mira-resnet50.imagenet1k-800ep", rules)
     with pytest.raises(ExploreError, match="train it with recipes/byol/"):
         check_model_name("byol-resnet10nano.cifar10-4ep", rules)
@@ -159,12 +159,12 @@ def test_names_of_the_zoo(place, rules):
 
 def test_words_for_visitors():
     error = ModelLoadError("The model in '/srv/runs/a/model' can't be read:\n  see /srv/runs/a")
-    assert visitor_words(error, name="a", place="/srv/runs/a") == ("The model in 'a/model' can't be read: see a.")
+    assert visitor_message(error, name="a", place="/srv/runs/a") == ("The model in 'a/model' can't be read: see a")
     error = DataError("'pets' has no split 'tset', only ['test']: choose one with `data.split`; did you mean 'test'?")
-    assert visitor_words(error, name="pets").endswith("choose one with 'Split'; did you mean 'test'?")
+    assert visitor_message(error, name="pets").endswith("choose one with 'Split'; did you mean 'test'?")
     outer = ModelLoadError("x")
     outer.__cause__ = ValueError("The repository contains custom code. Please pass the argument `trust_remote_code`")
-    assert "--allow-remote-code" in visitor_words(outer, name="a/b")
+    assert "--allow-remote-code" in visitor_message(outer, name="a/b")
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_repositories_on_the_hub(hub):  # noqa: F811
         "org/large": "at most",
         "org/secret": "no such repository, or it is private",
         "org/gated": "it is gated",
-        "org/bert": "isn't a model of images",
+        "org/bert": "isn't a vision model",
         "org/code": "--allow-remote-code",
         "org/bare": "has no config.json",
         "org/missing": "no such repository",

@@ -85,7 +85,7 @@ def test_an_image_of_the_gallery_is_found_where_it_is(made, mode):
         found = look_at(picture(number), made.model, clusters)
         assert found.neighbors[0].image == number
         assert found.neighbors[0].similarity == pytest.approx(1, abs=1e-5)
-        assert found.hits[0].number == clusters.labels[number] == found.neighbors[0].cluster
+        assert found.hits[0].number == clusters.pseudo_labels[number] == found.neighbors[0].cluster
         assert found.hits[0].probability == pytest.approx(float(clusters.confidence[number]), rel=5e-3)
         others = look_at(picture(number), made.model, clusters, gallery_number=number, num_neighbors=IMAGES)
         assert number not in [each.image for each in others.neighbors]

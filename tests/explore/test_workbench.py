@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import ssl_zoo
+from ssl_zoo.data import DataConfig
 from ssl_zoo.explore import preparation
-from ssl_zoo.explore.gallery import GalleryRequest, Step
+from ssl_zoo.explore.gallery import Step
 from ssl_zoo.explore.preparation import Explained, load_explorer
 from ssl_zoo.explore.workbench import ExploreError, NotReady, Request, Rules, Workbench
 from tests.data.tiny_sets import write_parquet
@@ -63,7 +64,7 @@ def test_a_stopped_preparation_goes_on(folder: Path, tmp_path: Path, monkeypatch
     whole, _ = finish(Workbench(tmp_path / "whole").open(request(folder)))
     bench = Workbench(tmp_path / "cache")
     work = bench.open(request(folder))
-    while next(work).words != f"looking at the images with {whole.about['title']}":
+    while next(work).task != f"looking at the images with {whole.about['title']}":
         pass
     for _ in range(4):  # two parts and a half
         next(work)
@@ -71,8 +72,8 @@ def test_a_stopped_preparation_goes_on(folder: Path, tmp_path: Path, monkeypatch
     with pytest.raises(NotReady, match="press Open"):
         bench.get(request(folder))
     looked: list[int] = []
-    look = preparation._look
-    monkeypatch.setattr(preparation, "_look", lambda *words: (looked.append(len(words[1])), look(*words))[1])
+    look = preparation._compute
+    monkeypatch.setattr(preparation, "_compute", lambda *words: (looked.append(len(words[1])), look(*words))[1])
     found, _ = finish(bench.open(request(folder)))  # and nobody waits for the one who left
     assert sum(looked) == 40 - 16
     np.testing.assert_array_equal(found.features, whole.features)
@@ -117,11 +118,15 @@ def test_what_cannot_be_opened_is_said_without_folders_of_the_server(folder: Pat
     def resolve(name: str, rules: Rules, revision: str | None = None) -> str:
         return str(folder / name)
 
-    def words(error: Exception, name: str, place: str) -> str:
+    def describe(error: Exception, name: str, place: str) -> str:
         return f"{name}: {type(error).__name__}"
 
     bench = Workbench(
-        tmp_path, Rules(max_images=50), resolve_model=resolve, resolve_data=lambda *given: resolve(*given), words=words
+        tmp_path,
+        Rules(max_images=50),
+        resolve_model=resolve,
+        resolve_data=lambda *given: resolve(*given),
+        describe_error=describe,
     )
     finish(bench.open(Request(model="run", data="data", split="train", images=40)))
     for wanted, message in (
@@ -138,7 +143,7 @@ def test_one_preparation_at_a_time(folder: Path, tmp_path: Path) -> None:
     first = bench.open(request(folder))
     next(first)
     second = bench.open(request(folder, images=20))
-    assert "another visitor" in next(second).words
+    assert "another visitor" in next(second).task
     done: list[Explained] = []
     thread = threading.Thread(target=lambda: done.append(finish(second)[0]))
     thread.start()
@@ -163,4 +168,4 @@ def test_the_address_says_what_is_open() -> None:
     for value in ("0", "-1", "1e3", "many"):
         with pytest.raises(ExploreError, match=f"`images` must be a whole number of at least 1, got '{value}'"):
             Request.from_query({"images": value})
-    assert Request().gallery == GalleryRequest(path=Request().data, split="test", num_images=1000)
+    assert Request().image_source == DataConfig(path=Request().data, split="test", max_rows=1000)

@@ -412,7 +412,7 @@ def test_what_cannot_be_opened_is_said(visit, space, request_, words):
     page = visit(link(request_), until="#progress .note.error")
     said = page.locator("#progress .note.error").inner_text()
     assert re.search(words, said), said
-    assert said.endswith((".", "!", "?"))
+    assert not said.endswith(".")
     assert str(space.cache) not in said
     assert "Traceback" not in said
     assert page.locator("img[src=x]").count() == 0

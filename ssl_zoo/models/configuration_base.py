@@ -1,7 +1,9 @@
 """What the configuration of every method shares: which backbone, and how its images are prepared."""
 
+import dataclasses
 import logging
-from typing import Any, Self
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Self
 
 from transformers import PreTrainedConfig
 
@@ -10,7 +12,6 @@ from ssl_zoo.nearest import did_you_mean
 
 __all__ = ["SSLConfig"]
 
-
 logger = logging.getLogger(__name__)
 
 # What isn't a field and yet may be given: to transformers beside the fields, and what `config.json` holds for timm.
@@ -18,6 +19,15 @@ _NOT_FIELDS = (
     *("num_labels", "torch_dtype", "name_or_path", "auto_map", "attn_implementation", "experts_implementation"),
     *("num_classes", "global_pool", "label_names", "label_descriptions", "converted_from_sha256"),
 )
+
+_RANGES: dict[str, Callable[[float], bool]] = {
+    "> 0": lambda value: value > 0,
+    ">= 0": lambda value: value >= 0,
+    "at least 1": lambda value: value >= 1,
+    "at least 2": lambda value: value >= 2,
+    "in [0, 1]": lambda value: 0 <= value <= 1,
+    "in [0, 1)": lambda value: 0 <= value < 1,
+}
 
 
 class SSLConfig(PreTrainedConfig):
@@ -35,6 +45,12 @@ class SSLConfig(PreTrainedConfig):
         pretraining_subfolder (`str`): folder of a published repository that holds the full pretraining model.
     """
 
+    _default_lists: ClassVar[Mapping[str, tuple[int, ...]]] = {}
+    """Field -> its default, for fields that are lists: they are declared as `None`."""
+
+    _ranges: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """What a number must be, such as `"> 0"` (the keys of `_RANGES`) -> the fields that must be so, or `None`."""
+
     architecture: str = "resnet50"
     model_args: dict[str, Any] | None = None
     small_image_stem: bool = False
@@ -44,7 +60,7 @@ class SSLConfig(PreTrainedConfig):
     image_processor_type: str = "TimmWrapperImageProcessor"
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Replace `None` by empty dictionaries: timm can't read a null `model_args`.
+        """Fill in lists and dictionaries that are `None`: timm can't read a null `model_args`.
 
         Raises:
             TypeError: for an argument that is no field; a `config.json` may have such keys, with a warning.
@@ -55,14 +71,28 @@ class SSLConfig(PreTrainedConfig):
             logger.warning(f"{type(self).__name__}: {self._what_is_unknown(unknown)}. Such keys change nothing")
         elif unknown:
             raise TypeError(f"{type(self).__name__}: {self._what_is_unknown(unknown)}")
+        for name, default in self._default_lists.items():
+            if getattr(self, name) is None:
+                setattr(self, name, list(default))
         self.model_args = dict(self.model_args or {})
         self.pretrained_cfg = dict(self.pretrained_cfg or {})
         super().__post_init__(**kwargs)
 
+    def validate_ranges(self) -> None:
+        """Check all numbers that a method declares a range for; called when a configuration is built.
+
+        Raises:
+            ValueError: naming the field, its value and what was expected.
+        """
+        for expected, names in self._ranges.items():
+            for name in names:
+                value = getattr(self, name)
+                if value is not None and not _RANGES[expected](value):
+                    raise ValueError(f"`{name}` must be {expected}, got {value}")
+
     def _what_is_unknown(self, names: list[str]) -> str:
-        fields = [
-            name for name in type(self).__dataclass_fields__ if name not in PreTrainedConfig.__dataclass_fields__
-        ]
+        shared = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+        fields = [field.name for field in dataclasses.fields(self) if field.name not in shared]
         hint = did_you_mean(names[0], [*fields, *_NOT_FIELDS]) or f"; the fields are {', '.join(fields)}"
         return f"there is no field `{'`, `'.join(names)}`{hint}"
 

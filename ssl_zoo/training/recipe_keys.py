@@ -59,4 +59,5 @@ def model_hints(config_class: type) -> dict[str, Any]:
     for base in reversed(config_class.__mro__):  # transformers' own fields are not a recipe's business
         if base.__module__.startswith("ssl_zoo."):
             hints |= inspect.get_annotations(base, eval_str=True)
-    return {name: hint for name, hint in hints.items() if name not in _NOT_IN_RECIPES and name != "model_type"}
+    fields = {field.name for field in dataclasses.fields(config_class)} - _NOT_IN_RECIPES
+    return {name: hint for name, hint in hints.items() if name in fields}

@@ -1,6 +1,6 @@
 """Configuration of BYOL."""
 
-from typing import Any
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
@@ -33,22 +33,8 @@ class ByolConfig(SSLConfig):
     momentum: float | int = 0.996
     momentum_end: float | int = 1.0
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in the list defaults."""
-        if self.projector_hidden_features is None:
-            self.projector_hidden_features = [4096]
-        if self.predictor_hidden_features is None:
-            self.predictor_hidden_features = [4096]
-        super().__post_init__(**kwargs)
-
-    def validate_ranges(self) -> None:
-        """Check every value that training would otherwise trip over.
-
-        Raises:
-            ValueError: naming the field, its value and what was expected.
-        """
-        if self.projection_features <= 0:
-            raise ValueError(f"`projection_features` must be > 0, got {self.projection_features}")
-        for name in ("momentum", "momentum_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}")
+    _default_lists: ClassVar = {"projector_hidden_features": (4096,), "predictor_hidden_features": (4096,)}
+    _ranges: ClassVar = {
+        "> 0": ("projection_features",),
+        "in [0, 1]": ("momentum", "momentum_end"),
+    }

@@ -1,6 +1,6 @@
 """Configuration of CMSF."""
 
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 
@@ -73,37 +73,27 @@ class CmsfConfig(SSLConfig):
     num_supervised_classes: int | None = None
     num_labelled: int | None = None
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in the list defaults."""
-        if self.projector_hidden_features is None:
-            self.projector_hidden_features = [4096]
-        if self.predictor_hidden_features is None:
-            self.predictor_hidden_features = [4096]
-        if self.classifier_hidden_features is None:
-            self.classifier_hidden_features = [1024]
-        super().__post_init__(**kwargs)
+    _default_lists: ClassVar = {
+        "projector_hidden_features": (4096,),
+        "predictor_hidden_features": (4096,),
+        "classifier_hidden_features": (1024,),
+    }
+    _ranges: ClassVar = {
+        "at least 1": (
+            *("projection_features", "bank_size", "num_neighbors", "num_candidates", "num_clusters"),
+            *("classifier_epochs", "classifier_batch_size"),
+        ),
+        "> 0": ("cluster_every_epochs", "classifier_every_epochs", "classifier_learning_rate"),
+        ">= 0": ("classifier_weight_decay",),
+        "in [0, 1]": ("momentum", "momentum_end", "confidence_threshold", "classifier_momentum"),
+    }
 
     def validate_ranges(self) -> None:
-        """Check every value that training would otherwise trip over.
-
-        Raises:
-            ValueError: naming the field, its value and what was expected.
-        """
-        whole = ("projection_features", "bank_size", "num_neighbors", "num_candidates", "num_clusters")
-        for name in (*whole, "classifier_epochs", "classifier_batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        """Check also that the bank holds as many entries as are searched for; see `SSLConfig`."""
+        super().validate_ranges()
         for name in ("num_neighbors", "num_candidates"):
             if getattr(self, name) > self.bank_size:
                 raise ValueError(f"`{name}` must be at most `bank_size` = {self.bank_size}, got {getattr(self, name)}")
-        for name in ("momentum", "momentum_end", "confidence_threshold", "classifier_momentum"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}")
-        for name in ("cluster_every_epochs", "classifier_every_epochs", "classifier_learning_rate"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be > 0, got {getattr(self, name)}")
-        if self.classifier_weight_decay < 0:
-            raise ValueError(f"`classifier_weight_decay` must be >= 0, got {self.classifier_weight_decay}")
 
     @property
     def learns_from_labels(self) -> bool:

@@ -1,6 +1,6 @@
 """Configuration of CorInfoMax."""
 
-from typing import Any
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
@@ -43,24 +43,9 @@ class CorinfomaxConfig(SSLConfig):
     initial_covariance: float | int = 1.0
     covariance_offset: float | int = 1e-8
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in the list default."""
-        if self.projector_hidden_features is None:
-            self.projector_hidden_features = [8192, 8192]
-        super().__post_init__(**kwargs)
-
-    def validate_ranges(self) -> None:
-        """Check every value that training would otherwise trip over.
-
-        Raises:
-            ValueError: naming the field, its value and what was expected.
-        """
-        for name in ("projection_features", "initial_covariance"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be > 0, got {getattr(self, name)}")
-        for name in ("similarity_weight", "covariance_weight", "covariance_offset"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be >= 0, got {getattr(self, name)}")
-        for name in ("forgetting_factor_mean", "forgetting_factor_covariance"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}")
+    _default_lists: ClassVar = {"projector_hidden_features": (8192, 8192)}
+    _ranges: ClassVar = {
+        "> 0": ("projection_features", "initial_covariance"),
+        ">= 0": ("similarity_weight", "covariance_weight", "covariance_offset"),
+        "in [0, 1)": ("forgetting_factor_mean", "forgetting_factor_covariance"),
+    }

@@ -1,6 +1,6 @@
 """Configuration of MIRA."""
 
-from typing import Any
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
@@ -44,29 +44,13 @@ class MiraConfig(SSLConfig):
     momentum_end: float | int = 1.0
     freeze_prototypes_epochs: float | int = 1
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in the list default."""
-        if self.projector_hidden_features is None:
-            self.projector_hidden_features = [2048, 2048]
-        super().__post_init__(**kwargs)
-
-    def validate_ranges(self) -> None:
-        """Check every value that training would otherwise trip over.
-
-        Raises:
-            ValueError: naming the field, its value and what was expected.
-        """
-        for name in ("student_temperature", "teacher_temperature", "projection_features", "num_prototypes"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be > 0, got {getattr(self, name)}")
-        for name in ("beta", "beta_end"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be in [0, 1), got {getattr(self, name)}")
-        for name in ("momentum", "momentum_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}")
-        if self.num_iters < 1:
-            raise ValueError(f"`num_iters` must be at least 1, got {self.num_iters}")
+    _default_lists: ClassVar = {"projector_hidden_features": (2048, 2048)}
+    _ranges: ClassVar = {
+        "> 0": ("student_temperature", "teacher_temperature", "projection_features", "num_prototypes"),
+        "at least 1": ("num_iters",),
+        "in [0, 1)": ("beta", "beta_end"),
+        "in [0, 1]": ("momentum", "momentum_end"),
+    }
 
     @property
     def cluster_assignment(self) -> dict[str, float]:

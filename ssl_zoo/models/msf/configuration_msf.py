@@ -1,6 +1,6 @@
 """Configuration of MSF."""
 
-from typing import Any
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
@@ -38,27 +38,16 @@ class MsfConfig(SSLConfig):
     momentum: float | int = 0.99
     momentum_end: float | int = 0.99
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in the list defaults."""
-        if self.projector_hidden_features is None:
-            self.projector_hidden_features = [4096]
-        if self.predictor_hidden_features is None:
-            self.predictor_hidden_features = [4096]
-        super().__post_init__(**kwargs)
+    _default_lists: ClassVar = {"projector_hidden_features": (4096,), "predictor_hidden_features": (4096,)}
+    _ranges: ClassVar = {
+        "at least 1": ("projection_features", "bank_size", "num_neighbors"),
+        "in [0, 1]": ("momentum", "momentum_end"),
+    }
 
     def validate_ranges(self) -> None:
-        """Check every value that training would otherwise trip over.
-
-        Raises:
-            ValueError: naming the field, its value and what was expected.
-        """
-        for name in ("projection_features", "bank_size", "num_neighbors"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        """Check also that the bank holds as many entries as are searched for; see `SSLConfig`."""
+        super().validate_ranges()
         if self.num_neighbors > self.bank_size:
             raise ValueError(
                 f"`num_neighbors` must be at most `bank_size` = {self.bank_size}, got {self.num_neighbors}"
             )
-        for name in ("momentum", "momentum_end"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` must be in [0, 1], got {getattr(self, name)}")

@@ -1,6 +1,6 @@
 """Configuration of PAWS."""
 
-from typing import Any
+from typing import ClassVar
 
 from huggingface_hub.dataclasses import strict
 
@@ -42,13 +42,13 @@ class PawsConfig(SSLConfig):
     label_smoothing: float | int = 0.1
     entropy_weight: float | int = 1.0
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        """Fill in the list defaults."""
-        if self.projector_hidden_features is None:
-            self.projector_hidden_features = [2048, 2048]
-        if self.predictor_hidden_features is None:
-            self.predictor_hidden_features = [512]
-        super().__post_init__(**kwargs)
+    _default_lists: ClassVar = {"projector_hidden_features": (2048, 2048), "predictor_hidden_features": (512,)}
+    _ranges: ClassVar = {
+        "> 0": ("temperature", "sharpening_temperature", "projection_features", "num_support_images"),
+        "at least 2": ("num_support_classes",),
+        ">= 0": ("entropy_weight",),
+        "in [0, 1)": ("label_smoothing",),
+    }
 
     @property
     def learns_from_labels(self) -> bool:
@@ -59,19 +59,3 @@ class PawsConfig(SSLConfig):
     def support_size(self) -> tuple[int, int]:
         """Classes and images of each in the labelled support, over all processes."""
         return self.num_support_classes, self.num_support_images
-
-    def validate_ranges(self) -> None:
-        """Check every value that training would otherwise trip over.
-
-        Raises:
-            ValueError: naming the field, its value and what was expected.
-        """
-        for name in ("temperature", "sharpening_temperature", "projection_features", "num_support_images"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be > 0, got {getattr(self, name)}")
-        if self.num_support_classes < 2:
-            raise ValueError(f"`num_support_classes` must be at least 2, got {self.num_support_classes}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}")
-        if self.entropy_weight < 0:
-            raise ValueError(f"`entropy_weight` must be >= 0, got {self.entropy_weight}")

@@ -1,6 +1,6 @@
 """Configuration of SeLa."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 
@@ -57,6 +57,12 @@ class SelaConfig(SSLConfig):
     label_seed: int = 0
     num_samples: int | None = None
 
+    _ranges: ClassVar = {
+        "at least 1": ("num_clusters", "num_heads", "max_iters", "num_solves", "num_samples"),
+        "> 0": ("strength", "tolerance"),
+        ">= 0": ("solve_margin_epochs", "solve_kernel_gib", "label_seed"),
+    }
+
     def fit_to_data(self, *, num_samples: int, num_classes: int | None, num_labelled: int | None) -> None:
         """Give the label table a column for each image.
 
@@ -69,21 +75,3 @@ class SelaConfig(SSLConfig):
                 f"a table belong to the images they were found for. Leave it null"
             )
         self.num_samples = num_samples
-
-    def validate_ranges(self) -> None:
-        """Check every value that training would otherwise trip over.
-
-        Raises:
-            ValueError: naming the field, its value and what was expected.
-        """
-        for name in ("num_clusters", "num_heads", "max_iters", "num_solves"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
-        for name in ("strength", "tolerance"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be > 0, got {getattr(self, name)}")
-        for name in ("solve_margin_epochs", "solve_kernel_gib", "label_seed"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"`{name}` must be >= 0, got {getattr(self, name)}")
-        if self.num_samples is not None and self.num_samples < 1:
-            raise ValueError(f"`num_samples` must be at least 1 or null, got {self.num_samples}")

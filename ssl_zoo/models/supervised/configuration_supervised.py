@@ -1,5 +1,7 @@
 """Configuration of plain supervised training."""
 
+from typing import ClassVar
+
 from huggingface_hub.dataclasses import strict
 
 from ssl_zoo.models.configuration_base import SSLConfig
@@ -26,6 +28,11 @@ class SupervisedConfig(SSLConfig):
     num_supervised_classes: int | None = None
     label_smoothing: float | int = 0.0
 
+    _ranges: ClassVar = {
+        "at least 1": ("num_supervised_classes",),
+        "in [0, 1)": ("label_smoothing",),
+    }
+
     @property
     def learns_from_labels(self) -> bool:
         """Labels are all it learns from."""
@@ -50,14 +57,3 @@ class SupervisedConfig(SSLConfig):
                 f"`num_supervised_classes` is {self.num_supervised_classes}, but the labels name {num_classes} "
                 f"classes; leave it null"
             )
-
-    def validate_ranges(self) -> None:
-        """Check every value that training would otherwise trip over.
-
-        Raises:
-            ValueError: naming the field, its value and what was expected.
-        """
-        if self.num_supervised_classes is not None and self.num_supervised_classes < 1:
-            raise ValueError(f"`num_supervised_classes` must be at least 1 or null, got {self.num_supervised_classes}")
-        if not 0 <= self.label_smoothing < 1:
-            raise ValueError(f"`label_smoothing` must be in [0, 1), got {self.label_smoothing}")

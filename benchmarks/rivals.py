@@ -31,7 +31,7 @@ from tqdm import tqdm
 from transformers import TimmWrapperConfig, TimmWrapperModel
 
 from ssl_zoo.data.source import open_source
-from ssl_zoo.data.stream import make_loader
+from ssl_zoo.data.stream import ViewStream
 from ssl_zoo.data.views import MultiView
 from ssl_zoo.nn.backbone import create_backbone, pooled_features
 from ssl_zoo.training.optim import create_optimizer, learning_rate, set_learning_rate
@@ -127,7 +127,7 @@ def main() -> None:
     else:
         optimizer = create_optimizer(model, recipe.optim)
     transform = MultiView(recipe.views)
-    loader = make_loader(
+    stream = ViewStream(
         source,
         transform,
         batch_size=recipe.train.global_batch_size,
@@ -138,7 +138,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     with (arguments.output / "metrics.jsonl").open("w", encoding="utf-8") as log:
         steps = tqdm(range(plan.total_steps), desc=f"lightly's {arguments.rival}", unit="step")
-        for step, batch in zip(steps, loader, strict=False):
+        for step, batch in zip(steps, stream.loader(), strict=False):
             set_learning_rate(optimizer, learning_rate(recipe.optim, plan, step))
             optimizer.zero_grad()
             loss = model(transform.to_device(batch, "cpu").views, step / plan.total_steps).sum()

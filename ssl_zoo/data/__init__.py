@@ -2,7 +2,7 @@
 
 from ssl_zoo.data.decode import CorruptImageError, decode_image
 from ssl_zoo.data.source import DataConfig, DataError, ImageSource, open_source
-from ssl_zoo.data.stream import Batch, CorruptCounter, ReadPosition, ViewStream, iterate_once, make_loader
+from ssl_zoo.data.stream import Batch, CorruptCounter, ReadPosition, ViewStream
 from ssl_zoo.data.views import EvalView, ImageTransform, MultiView, RawPixels
 from ssl_zoo.data.views_config import ViewsConfig
 
@@ -22,7 +22,5 @@ __all__ = [
     "ViewStream",
     "ViewsConfig",
     "decode_image",
-    "iterate_once",
-    "make_loader",
     "open_source",
 ]

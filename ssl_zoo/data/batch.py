@@ -3,15 +3,14 @@
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import torch
 
 from ssl_zoo.data.errors import DataError
-from ssl_zoo.data.source import ImageSource
 
 
-__all__ = ["Batch", "CorruptCounter", "ReadPosition"]
+__all__ = ["Batch", "CorruptCounter", "ReadBatch", "ReadPosition", "ReadSource"]
 
 
 logger = logging.getLogger(__name__)
@@ -61,6 +60,25 @@ class Batch:
         return replace(self, views=views, sample_ids=ids, labels=labels, parameters=parameters, support=support)
 
 
+class ReadBatch(Protocol):
+    """What is counted of a batch, whatever else it holds; see `Batch`."""
+
+    sample_ids: torch.Tensor
+    stream: int
+    position: int
+    skipped: list[str]
+
+
+class ReadSource(Protocol):
+    """What a counter must know of the source of the batches."""
+
+    @property
+    def path(self) -> str: ...  # noqa: D102  # for messages
+
+    @property
+    def num_rows(self) -> int: ...  # noqa: D102
+
+
 @dataclass
 class ReadPosition:
     """How far one process has read: follow the batches *consumed*, so that batches under way don't count.
@@ -78,7 +96,7 @@ class ReadPosition:
         """The start of training for a loader of `num_workers` workers."""
         return cls([0] * max(1, num_workers))
 
-    def advance(self, batch: Batch) -> None:
+    def advance(self, batch: ReadBatch) -> None:
         """Count a batch as consumed."""
         self.positions[batch.stream] = batch.position
         self.first_slot = (batch.stream + 1) % len(self.positions)
@@ -101,18 +119,18 @@ class CorruptCounter:
     """Counts the corrupt rows met in training, names each once in the log, and stops a run that has too many.
 
     Args:
-        source (`ImageSource`): The images.
+        source (`ReadSource`): The images.
         max_share (`float`): Largest share of corrupt rows among all rows seen.
         quiet (`bool`): Count only, name none.
     """
 
-    def __init__(self, source: ImageSource, *, max_share: float, quiet: bool = False) -> None:
+    def __init__(self, source: ReadSource, *, max_share: float, quiet: bool = False) -> None:
         self._source, self._max_share, self._quiet = source, max_share, quiet
         self._named: set[str] = set()
         self.num_rows = 0
         self.num_corrupt = 0
 
-    def update(self, batch: Batch) -> None:
+    def update(self, batch: ReadBatch) -> None:
         """Count one consumed batch.
 
         Raises:

@@ -6,14 +6,17 @@ reads `1 / S` of the data, and permutes them in blocks. Nothing is kept between 
 stream has consumed since the start of training its place is computed.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 
-__all__ = ["Segment", "StreamOrder"]
+__all__ = ["Reader", "Segment", "StreamOrder", "stream_orders"]
 
+RowT_co = TypeVar("RowT_co", covariant=True)
 
 _SHARDS, _ROWS = 1, 2  # keep the two kinds of permutation apart: numpy reads [seed, 0] and [seed] as the same seed
 
@@ -25,6 +28,14 @@ class Segment:
     shard: int
     start: int
     stop: int
+
+
+class Reader(Protocol[RowT_co]):
+    """Something that reads the rows of shards."""
+
+    def read(self, shard: int, start: int, stop: int) -> Iterator[RowT_co]:
+        """Rows `start` to `stop` (exclusive) of one shard, in order."""
+        ...
 
 
 class StreamOrder:
@@ -84,6 +95,31 @@ class StreamOrder:
             stop - start
         )
 
+    def read(
+        self, reader: Reader[RowT_co], position: int, *, num_epochs: int | None
+    ) -> Iterator[tuple[int, list[RowT_co], npt.NDArray[np.int64]]]:
+        """Read block by block.
+
+        Args:
+            reader (`Reader`): Of the shards.
+            position (`int`): Rows that the stream has consumed since the start of training.
+            num_epochs (`int`, *optional*): Passes over the data; `None` never ends.
+
+        Yields:
+            The epoch, the rows of a block in the order of the shards, and the order in which to hand out those that
+            are not consumed yet.
+        """
+        if self.num_rows == 0:
+            return
+        epoch, block, offset = self.locate(position)
+        while num_epochs is None or epoch < num_epochs:
+            segments, permutation = self.block(epoch, block)
+            rows = [row for part in segments for row in reader.read(part.shard, part.start, part.stop)]
+            yield epoch, rows, permutation[offset:]
+            block, offset = block + 1, 0
+            if block == self.num_blocks():
+                epoch, block = epoch + 1, 0
+
     def _segments(self, epoch: int, start: int, stop: int) -> list[Segment]:
         """Rows `start` to `stop` of the epoch's sequence of shards, as pieces of those shards."""
         if self._shuffle and epoch != self._epoch:
@@ -100,3 +136,27 @@ class StreamOrder:
                 start = min(stop, end)
             slot += 1
         return segments
+
+
+def stream_orders(
+    shard_lengths: npt.NDArray[np.int64],
+    *,
+    num_slots: int,
+    rank: int,
+    world_size: int,
+    block_rows: int,
+    seed: int = 0,
+    shuffle: bool = False,
+) -> list[StreamOrder]:
+    """The order of each slot of one process, where every process of `world_size` has as many; see `StreamOrder`."""
+    return [
+        StreamOrder(
+            shard_lengths,
+            stream=rank * num_slots + slot,
+            num_streams=world_size * num_slots,
+            block_rows=block_rows,
+            seed=seed,
+            shuffle=shuffle,
+        )
+        for slot in range(num_slots)
+    ]

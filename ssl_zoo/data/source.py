@@ -186,6 +186,12 @@ class RowReader:
 
     def read(self, shard: int, start: int, stop: int) -> Iterator[Row]:
         """Rows `start` to `stop` (exclusive) of one shard, in order."""
+        for sample_id, image, label in self.read_values(shard, start, stop):
+            is_class = label is not None and not isinstance(label, (list, np.ndarray))
+            yield Row(sample_id, image, int(label) if is_class else -1)
+
+    def read_values(self, shard: int, start: int, stop: int) -> Iterator[tuple[int, Any, Any]]:
+        """As `read`, with the label as the data set has it: sample id, image value, label value."""
         source = self._source
         if self._next != (shard, start):
             self._values = source.open_shard(shard, start)
@@ -200,8 +206,7 @@ class RowReader:
             except (OSError, pa.ArrowException) as error:
                 raise DataError(f"Shard {shard} of {source.path!r} cannot be read at row {row}: {error}") from error
             self._next = (shard, row + 1)
-            known = -1 if label is None or isinstance(label, (list, np.ndarray)) else int(label)
-            yield Row(int(source.offsets[shard]) + row, image, known)
+            yield int(source.offsets[shard]) + row, image, label
 
 
 def open_source(config: DataConfig) -> ImageSource:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -18,12 +18,12 @@ from ssl_zoo.data.batch import Batch, CorruptCounter, ReadPosition
 from ssl_zoo.data.decode import CorruptImageError
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.labelled import SupportSampler
-from ssl_zoo.data.order import StreamOrder
+from ssl_zoo.data.order import StreamOrder, stream_orders
 from ssl_zoo.data.source import ImageSource, Row
 from ssl_zoo.data.views import ImageTransform, Sample
 
 
-__all__ = ["Batch", "CorruptCounter", "ReadPosition", "ViewStream", "iterate_once", "make_loader", "worker_loader"]
+__all__ = ["Batch", "CorruptCounter", "ReadPosition", "ViewStream", "worker_loader"]
 
 T = TypeVar("T")
 
@@ -45,8 +45,7 @@ class ViewStream(IterableDataset[Batch]):
         shuffle_buffer (`int`): Rows permuted together; so many undecoded images are held per worker.
         rank (`int`), world_size (`int`): This process, and how many share the data.
         num_workers (`int`): Workers of the loader; 0 reads in this process.
-        positions (`list[int]`, *optional*): Rows each slot has consumed before, from `ReadPosition`.
-        first_slot (`int`): The slot whose batch comes first.
+        start (`ReadPosition`, *optional*): Where to begin; the start of training by default.
         num_epochs (`int`, *optional*): Passes over the data; `None` never ends: a batch may then span two epochs, none
             is short, and all processes always have equally many.
         support (`SupportSampler`, *optional*): Draws the labelled support that goes with each batch.
@@ -65,32 +64,28 @@ class ViewStream(IterableDataset[Batch]):
         rank: int = 0,
         world_size: int = 1,
         num_workers: int = 0,
-        positions: Sequence[int] | None = None,
-        first_slot: int = 0,
+        start: ReadPosition | None = None,
         num_epochs: int | None = None,
         support: SupportSampler | None = None,
         first_batch: int = 0,
     ) -> None:
         super().__init__()
         self._source, self._transform, self._batch_size = source, transform, batch_size
-        self._seed, self._num_epochs, self._first_slot = seed, num_epochs, first_slot
+        self._seed, self._num_epochs, self._num_workers = seed, num_epochs, num_workers
         self._support, self._first_batch = support, first_batch
-        start = ReadPosition.start(num_workers)
-        if positions is not None:
-            start.load_state_dict({"positions": positions, "first_slot": first_slot})
-        self._positions = start.positions
-        num_slots = len(self._positions)
-        self._orders = [
-            StreamOrder(
-                source.shard_lengths,
-                stream=rank * num_slots + slot,
-                num_streams=world_size * num_slots,
-                block_rows=shuffle_buffer if shuffle else batch_size,
-                seed=seed,
-                shuffle=shuffle,
-            )
-            for slot in range(num_slots)
-        ]
+        self._start = ReadPosition.start(num_workers)
+        if start is not None:
+            self._start.load_state_dict(start.state_dict())
+        num_slots = len(self._start.positions)
+        self._orders = stream_orders(
+            source.shard_lengths,
+            num_slots=num_slots,
+            rank=rank,
+            world_size=world_size,
+            block_rows=shuffle_buffer if shuffle else batch_size,
+            seed=seed,
+            shuffle=shuffle,
+        )
         self._check_order = shuffle and rank == 0 and source.streaming
         if num_epochs is None and min(order.num_rows for order in self._orders) == 0:
             raise DataError(
@@ -99,18 +94,22 @@ class ViewStream(IterableDataset[Batch]):
                 "Use fewer workers (data.num_workers) or processes."
             )
 
+    def loader(self) -> DataLoader[Batch]:
+        """A loader of the batches. It leaves the global random state alone; each worker computes with one thread."""
+        return worker_loader(self, num_workers=self._num_workers)
+
     def __iter__(self) -> Iterator[Batch]:
         """The batches of the slot that this worker plays."""
         worker = get_worker_info()
         turn = worker.id if worker else 0
-        batches = self._batches((turn + self._first_slot) % len(self._orders))
+        batches = self._batches((turn + self._start.first_slot) % len(self._orders))
         for number, batch in zip(itertools.count(self._first_batch + turn, len(self._orders)), batches, strict=False):
             if self._support is not None:
                 batch.support = self._support.load(number)
             yield batch
 
     def _batches(self, slot: int) -> Iterator[Batch]:
-        order, position = self._orders[slot], self._positions[slot]
+        order, position = self._orders[slot], self._start.positions[slot]
         samples: list[tuple[Sample, Row]] = []
         skipped: list[str] = []
         failures = 0  # in a row
@@ -137,22 +136,13 @@ class ViewStream(IterableDataset[Batch]):
             yield self._batch(samples, slot, position, skipped)
 
     def _rows(self, order: StreamOrder, position: int, *, warn: bool) -> Iterator[tuple[int, Row]]:
-        """`(epoch, row)` from `position` on, in the order's blocks."""
-        reader = self._source.reader()
-        if order.num_rows == 0:
-            return
-        epoch, block, offset = order.locate(position)
-        while self._num_epochs is None or epoch < self._num_epochs:
-            segments, permutation = order.block(epoch, block)
-            rows = [row for part in segments for row in reader.read(part.shard, part.start, part.stop)]
+        """`(epoch, row)` from `position` on."""
+        for epoch, rows, chosen in order.read(self._source.reader(), position, num_epochs=self._num_epochs):
             if warn:
                 _warn_if_sorted(self._source, rows)
                 warn = False
-            for index in permutation[offset:]:
+            for index in chosen:
                 yield epoch, rows[index]
-            block, offset = block + 1, 0
-            if block == order.num_blocks():
-                epoch, block = epoch + 1, 0
 
     def _sample(self, epoch: int, row: Row) -> Sample:
         # A text is hashed to a seed: neighbouring numbers give unrelated views.
@@ -169,46 +159,6 @@ class ViewStream(IterableDataset[Batch]):
             skipped=skipped,
             parameters=parameters,
         )
-
-
-def make_loader(
-    source: ImageSource,
-    transform: ImageTransform,
-    *,
-    batch_size: int,
-    seed: int = 0,
-    shuffle: bool = True,
-    shuffle_buffer: int = 2048,
-    rank: int = 0,
-    world_size: int = 1,
-    num_workers: int = 0,
-    positions: Sequence[int] | None = None,
-    first_slot: int = 0,
-    num_epochs: int | None = None,
-    support: SupportSampler | None = None,
-    first_batch: int = 0,
-) -> DataLoader[Batch]:
-    """A loader of `Batch`es for one process; see `ViewStream` for the arguments.
-
-    It does not touch the global random state, and its workers compute with one thread each (torch sees to that).
-    """
-    stream = ViewStream(
-        source,
-        transform,
-        batch_size=batch_size,
-        seed=seed,
-        shuffle=shuffle,
-        shuffle_buffer=shuffle_buffer,
-        rank=rank,
-        world_size=world_size,
-        num_workers=num_workers,
-        positions=positions,
-        first_slot=first_slot,
-        num_epochs=num_epochs,
-        support=support,
-        first_batch=first_batch,
-    )
-    return worker_loader(stream, num_workers=num_workers)
 
 
 def worker_loader(stream: IterableDataset[T], *, num_workers: int) -> DataLoader[T]:
@@ -253,34 +203,6 @@ def _wait_for_parent() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)
-
-
-def iterate_once(
-    source: ImageSource,
-    transform: ImageTransform,
-    *,
-    batch_size: int,
-    rank: int = 0,
-    world_size: int = 1,
-    num_workers: int = 0,
-    positions: Sequence[int] | None = None,
-) -> DataLoader[Batch]:
-    """One pass for evaluation, unshuffled: every row once over all processes, the last batches short.
-
-    Processes may have a different number of batches, so nothing collective may happen per batch. `positions` are the
-    rows that each slot leaves out at its start.
-    """
-    return make_loader(
-        source,
-        transform,
-        batch_size=batch_size,
-        shuffle=False,
-        rank=rank,
-        world_size=world_size,
-        num_workers=num_workers,
-        positions=positions,
-        num_epochs=1,
-    )
 
 
 def _warn_if_sorted(source: ImageSource, rows: list[Row]) -> None:

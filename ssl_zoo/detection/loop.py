@@ -16,10 +16,9 @@ from torchvision.models.detection import FasterRCNN
 
 from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.batch import CorruptCounter, ReadPosition
-from ssl_zoo.data.source import ImageSource
 from ssl_zoo.detection.config import DetectionConfig
 from ssl_zoo.detection.source import DetectionSource
-from ssl_zoo.detection.stream import BoxCounter, DetectionBatch, DetectionStream, make_detection_loader
+from ssl_zoo.detection.stream import BoxCounter, DetectionBatch, DetectionStream
 from ssl_zoo.functional.distributed import broadcast_running_statistics_
 from ssl_zoo.settings.declare import setting
 from ssl_zoo.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
@@ -84,7 +83,7 @@ def train_detector(
     model, optimizer = accelerator.prepare(core, create_optimizer(core, config))
     set_seed(config.seed, device_specific=True)
     step, position = 0, ReadPosition.start(options.num_workers)
-    corrupt = CorruptCounter(cast(ImageSource, source), max_share=options.max_corrupt_share)
+    corrupt = CorruptCounter(source, max_share=options.max_corrupt_share)
     counter = BoxCounter(source)
     checkpoint = find_checkpoint(run / "checkpoints", "auto")
     if checkpoint is not None:
@@ -102,8 +101,7 @@ def train_detector(
         start=position,
     )
     # A run that is complete needs no workers.
-    loader = make_detection_loader(stream, num_workers=options.num_workers)
-    batches: Iterator[DetectionBatch] = iter(loader) if step < config.steps else iter(())
+    batches: Iterator[DetectionBatch] = iter(stream.loader()) if step < config.steps else iter(())
     log = RunLog(
         accelerator,
         run,
@@ -124,8 +122,8 @@ def train_detector(
             losses = take_step(accelerator, model, optimizer, taken)
             step += 1
             for batch in taken:
-                position.advance(cast(Any, batch))
-                corrupt.update(cast(Any, batch))
+                position.advance(batch)
+                corrupt.update(batch)
             if not math.isfinite(losses["loss"]):
                 raise ValueError(
                     f"the loss is {losses['loss']} at step {step}: try a lower --learning-rate or a longer warm-up; "

@@ -1,17 +1,14 @@
 """Runs a detector over all images of a source, on one process or many: each image once."""
 
-from typing import Any, cast
-
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from ssl_zoo.data.batch import CorruptCounter
-from ssl_zoo.data.source import ImageSource
 from ssl_zoo.detection.boxes import ImageBoxes
 from ssl_zoo.detection.coco import DetectionTable
 from ssl_zoo.detection.source import DetectionSource
-from ssl_zoo.detection.stream import BoxCounter, DetectionStream, make_detection_loader
+from ssl_zoo.detection.stream import BoxCounter, DetectionStream
 from ssl_zoo.functional.distributed import all_gather_rows, rank, world_size
 
 
@@ -57,7 +54,7 @@ def detect_all(
         world_size=world_size(),
         num_workers=num_workers,
     )
-    corrupt = CorruptCounter(cast(ImageSource, source), max_share=max_corrupt_share)
+    corrupt = CorruptCounter(source, max_share=max_corrupt_share)
     counter = BoxCounter(source)
     was_training = detector.training
     detector.eval()
@@ -65,9 +62,9 @@ def detect_all(
     truth, found = [torch.zeros(0, 9, dtype=torch.float64)], [torch.zeros(0, 7, dtype=torch.float64)]
     share = source.num_rows // world_size()
     with tqdm(total=share, desc=description, unit="img", disable=rank() != 0, leave=False, dynamic_ncols=True) as bar:
-        for batch in make_detection_loader(stream, num_workers=num_workers):
+        for batch in stream.loader():
             counter.update([batch])
-            corrupt.update(cast(Any, batch))
+            corrupt.update(batch)
             for number, image, boxes in zip(batch.sample_ids.tolist(), batch.images, batch.boxes, strict=True):
                 output = detector([image.to(device).float() / 255])[0]
                 images.append([number, image.shape[2], image.shape[1]])

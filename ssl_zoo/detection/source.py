@@ -9,7 +9,7 @@ import numpy as np
 
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.locate import locate
-from ssl_zoo.data.source import DataConfig, ImageSource, open_source
+from ssl_zoo.data.source import DataConfig, ImageSource, RowReader, open_source
 from ssl_zoo.detection.boxes import ObjectFields
 from ssl_zoo.nearest import did_you_mean
 
@@ -66,34 +66,21 @@ class DetectionSource:
 
 
 class DetectionReader:
-    """Reads rows; a read that starts where the last one ended doesn't open the shard again."""
+    """Reads the rows of all data sets; see `RowReader`."""
 
     def __init__(self, source: DetectionSource) -> None:
-        lengths = source.shard_lengths
-        self._places = [(part, shard) for part in source.parts for shard in range(part.num_shards)]
-        self._first = np.cumsum(lengths) - lengths
-        self._next: tuple[int, int] | None = None
-        self._values: Iterator[tuple[Any, Any]] = iter(())
+        self._shards: list[tuple[RowReader, int, int]] = []
+        first = 0
+        for part in source.parts:
+            reader = part.reader()
+            self._shards += [(reader, shard, first) for shard in range(part.num_shards)]
+            first += part.num_rows
 
     def read(self, shard: int, start: int, stop: int) -> Iterator[DetectionRow]:
-        """Rows `start` to `stop` (exclusive) of one shard, in order.
-
-        Raises:
-            DataError: The shard ends early.
-        """
-        part, own = self._places[shard]
-        if self._next != (shard, start):
-            self._values = part.open_shard(own, start)
-        for row in range(start, stop):
-            try:
-                image, objects = next(self._values)
-            except StopIteration:
-                raise DataError(
-                    f"Shard {own} of {part.path!r} ends after {row} rows: the files changed since they were opened. "
-                    "Start again, so that they are counted anew."
-                ) from None
-            self._next = (shard, row + 1)
-            yield DetectionRow(int(self._first[shard]) + row, image, objects)
+        """Rows `start` to `stop` (exclusive) of one shard, in order."""
+        reader, shard_of_part, first = self._shards[shard]
+        for sample_id, image, objects in reader.read_values(shard_of_part, start, stop):
+            yield DetectionRow(first + sample_id, image, objects)
 
 
 def open_detection_source(

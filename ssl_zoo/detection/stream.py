@@ -13,13 +13,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ssl_zoo.data.batch import ReadPosition
 from ssl_zoo.data.decode import CorruptImageError, decode_image
 from ssl_zoo.data.errors import DataError
-from ssl_zoo.data.order import StreamOrder
+from ssl_zoo.data.order import stream_orders
 from ssl_zoo.data.stream import worker_loader
 from ssl_zoo.detection.boxes import ImageBoxes, flip_boxes, read_boxes
 from ssl_zoo.detection.source import DetectionRow, DetectionSource
 
 
-__all__ = ["BoxCounter", "DetectionBatch", "DetectionStream", "make_detection_loader"]
+__all__ = ["BoxCounter", "DetectionBatch", "DetectionStream"]
 
 logger = logging.getLogger(__name__)
 
@@ -93,32 +93,35 @@ class DetectionStream(IterableDataset[DetectionBatch]):
         start: ReadPosition | None = None,
     ) -> None:
         super().__init__()
-        start = start or ReadPosition.start(num_workers)
         self._source, self._batch_size, self._seed = source, batch_size, seed
-        self._training, self._train_on_empty = training, train_on_empty
-        self._positions, self._first_slot = list(start.positions), start.first_slot
-        slots = len(self._positions)
-        self._orders = [
-            StreamOrder(
-                source.shard_lengths,
-                stream=rank * slots + slot,
-                num_streams=world_size * slots,
-                block_rows=shuffle_buffer if training else batch_size,
-                seed=seed,
-                shuffle=training,
-            )
-            for slot in range(slots)
-        ]
+        self._training, self._train_on_empty, self._num_workers = training, train_on_empty, num_workers
+        self._start = ReadPosition.start(num_workers)
+        if start is not None:
+            self._start.load_state_dict(start.state_dict())
+        slots = len(self._start.positions)
+        self._orders = stream_orders(
+            source.shard_lengths,
+            num_slots=slots,
+            rank=rank,
+            world_size=world_size,
+            block_rows=shuffle_buffer if training else batch_size,
+            seed=seed,
+            shuffle=training,
+        )
         if training and min(order.num_rows for order in self._orders) == 0:
             raise DataError(
                 f"{source.path!r} has {source.num_rows} images, fewer than the {world_size * slots} streams that "
                 "share them: use fewer processes or --num-workers."
             )
 
+    def loader(self) -> DataLoader[DetectionBatch]:
+        """A loader of the batches; it leaves the global random state alone."""
+        return worker_loader(self, num_workers=self._num_workers)
+
     def __iter__(self) -> Iterator[DetectionBatch]:
         """The batches of the slot that this worker plays."""
         worker = get_worker_info()
-        slot = ((worker.id if worker else 0) + self._first_slot) % len(self._orders)
+        slot = ((worker.id if worker else 0) + self._start.first_slot) % len(self._orders)
         try:
             yield from self._batches(slot)
         except DataError as error:
@@ -127,10 +130,12 @@ class DetectionStream(IterableDataset[DetectionBatch]):
             yield batch
 
     def _batches(self, slot: int) -> Iterator[DetectionBatch]:
-        order, position = self._orders[slot], self._positions[slot]
+        order, position = self._orders[slot], self._start.positions[slot]
         batch = self._new_batch(slot)
         unusable = 0  # in a row
-        for epoch, row in self._rows(order, position):
+        num_epochs = None if self._training else 1
+        blocks = order.read(self._source.reader(), position, num_epochs=num_epochs)
+        for epoch, row in ((epoch, rows[index]) for epoch, rows, chosen in blocks for index in chosen):
             position += 1
             try:
                 image = decode_image(row.image)
@@ -185,26 +190,6 @@ class DetectionStream(IterableDataset[DetectionBatch]):
         batch.boxes.append(boxes)
         batch.sample_ids = torch.cat([batch.sample_ids, torch.tensor([row.sample_id])])
         return True
-
-    def _rows(self, order: StreamOrder, position: int) -> Iterator[tuple[int, DetectionRow]]:
-        """`(epoch, row)` from `position` on, in the order's blocks."""
-        if order.num_rows == 0:
-            return
-        reader = self._source.reader()
-        epoch, block, offset = order.locate(position)
-        while self._training or epoch == 0:
-            segments, permutation = order.block(epoch, block)
-            rows = [row for part in segments for row in reader.read(part.shard, part.start, part.stop)]
-            for index in permutation[offset:]:
-                yield epoch, rows[index]
-            block, offset = block + 1, 0
-            if block == order.num_blocks():
-                epoch, block = epoch + 1, 0
-
-
-def make_detection_loader(stream: DetectionStream, *, num_workers: int) -> DataLoader[DetectionBatch]:
-    """A loader of `DetectionBatch`es; it doesn't touch the global random state."""
-    return worker_loader(stream, num_workers=num_workers)
 
 
 class BoxCounter:

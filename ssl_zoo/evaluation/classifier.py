@@ -18,7 +18,7 @@ from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.labelled import LabelledSubset, copy_images
 from ssl_zoo.data.locate import Located
 from ssl_zoo.data.source import DataConfig, ImageSource
-from ssl_zoo.data.stream import make_loader
+from ssl_zoo.data.stream import ViewStream
 from ssl_zoo.data.views import EvalView, ImageTransform, MultiView, ViewsConfig
 from ssl_zoo.evaluation.protocols.finetune import FinetuneSettings
 from ssl_zoo.features.extract import Reading, evaluation_batches
@@ -118,7 +118,7 @@ def finetune(
         final_loss = _train(model, train, _crops(view, settings), settings, reading, description)
     broadcast_running_statistics_(model.eval())  # or the processes would test networks that differ
     correct = torch.zeros(3, dtype=torch.int64, device=device)
-    batches = evaluation_batches(test, view, **vars(reading), description=f"{description}, {test.split}")
+    batches = evaluation_batches(test, view, reading, description=f"{description}, {test.split}")
     with torch.no_grad():
         for batch in batches:
             known = batch.labels >= 0
@@ -186,7 +186,7 @@ def _steps(
 ) -> Iterator[Batch]:
     # A process needs a row for each worker at least.
     workers = max(0, min(reading.num_workers, train.num_rows // world_size()))
-    loader = make_loader(
+    stream = ViewStream(
         train,
         transform,
         batch_size=batch_size,
@@ -195,7 +195,7 @@ def _steps(
         world_size=world_size(),
         num_workers=workers,
     )
-    for _, batch in zip(range(total), loader, strict=False):
+    for _, batch in zip(range(total), stream.loader(), strict=False):
         yield batch
 
 

@@ -52,13 +52,11 @@ def knn_accuracy(
         if source.label_column is None:
             raise _no_labels(source)
     reading = reading or Reading()
-    table = labelled_rows(
-        extract_features(encode, bank, view, **vars(reading), description=f"{description}, {bank.split}")
-    )
+    table = labelled_rows(extract_features(encode, bank, view, reading, description=f"{description}, {bank.split}"))
     if len(table.labels) == 0:
         raise _no_labels(bank)
     classifier = WeightedKnn(table.features, table.labels, temperature=temperature, device=reading.device)
-    batches = evaluation_batches(test, view, **vars(reading), description=f"{description}, {test.split}")
+    batches = evaluation_batches(test, view, reading, description=f"{description}, {test.split}")
     labelled = ((batch.views[0], batch.labels, batch.labels >= 0) for batch in batches)
     queries = ((encode(images)[known], labels[known]) for images, labels, known in labelled)
     *correct, total = count_correct(classifier, queries, k=k)

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from tqdm.auto import tqdm
 
-from ssl_zoo.data.batch import Batch, CorruptCounter
+from ssl_zoo.data.batch import Batch, CorruptCounter, ReadPosition
 from ssl_zoo.data.source import ImageSource
-from ssl_zoo.data.stream import iterate_once
+from ssl_zoo.data.stream import ViewStream
 from ssl_zoo.data.views import ImageTransform
 from ssl_zoo.functional.distributed import all_gather_objects, all_gather_rows, rank, world_size
 
@@ -65,11 +65,8 @@ class FeatureTable:
 def evaluation_batches(
     source: ImageSource,
     view: ImageTransform,
+    reading: Reading | None = None,
     *,
-    batch_size: int = 256,
-    num_workers: int = 2,
-    max_corrupt_share: float = 0.01,
-    device: torch.device | str = "cpu",
     description: str = "images",
     positions: Sequence[int] | None = None,
     done: int = 0,
@@ -81,10 +78,7 @@ def evaluation_batches(
     Args:
         source (`ImageSource`): The images.
         view (`ImageTransform`): Makes the one view, such as `EvalView`.
-        batch_size: Images per batch.
-        num_workers: Loader processes of this process.
-        max_corrupt_share: Corrupt rows are skipped and named in the log up to this share.
-        device: Where the batches go.
+        reading ([`Reading`], *optional*): How images are read.
         description: What the progress bar says.
         positions: Rows that each slot of this process leaves out at its start.
         done: Rows of all processes that the bar counts as done.
@@ -95,15 +89,18 @@ def evaluation_batches(
     Raises:
         DataError: If too many rows are corrupt.
     """
-    corrupt = CorruptCounter(source, max_share=max_corrupt_share)
-    loader = iterate_once(
+    reading = reading or Reading()
+    corrupt = CorruptCounter(source, max_share=reading.max_corrupt_share)
+    stream = ViewStream(
         source,
         view,
-        batch_size=batch_size,
+        batch_size=reading.batch_size,
+        shuffle=False,
         rank=rank(),
         world_size=world_size(),
-        num_workers=num_workers,
-        positions=positions,
+        num_workers=reading.num_workers,
+        start=None if positions is None else ReadPosition(list(positions)),
+        num_epochs=1,
     )
     share, start = source.num_rows // world_size(), done // world_size()
     with tqdm(
@@ -115,9 +112,9 @@ def evaluation_batches(
         leave=False,
         dynamic_ncols=True,
     ) as bar:
-        for batch in loader:
+        for batch in stream.loader():
             corrupt.update(batch)
-            yield view.to_device(batch, device)
+            yield view.to_device(batch, reading.device)
             bar.update(len(batch.sample_ids))
 
 
@@ -126,11 +123,8 @@ def extract_features(
     encode: Encoder,
     source: ImageSource,
     view: ImageTransform,
+    reading: Reading | None = None,
     *,
-    batch_size: int = 256,
-    num_workers: int = 2,
-    max_corrupt_share: float = 0.01,
-    device: torch.device | str = "cpu",
     description: str = "features",
 ) -> FeatureTable:
     """Compute the features of all rows of a source; the processes share the work, and all get the whole table.
@@ -139,10 +133,7 @@ def extract_features(
         encode (`Encoder`): The model, in evaluation mode.
         source (`ImageSource`): The images.
         view (`ImageTransform`): Makes the one view.
-        batch_size: Images per batch.
-        num_workers: Loader processes of this process.
-        max_corrupt_share: Corrupt rows are skipped and named in the log up to this share.
-        device: Where the model is.
+        reading ([`Reading`], *optional*): How images are read, and where the model is.
         description: What the progress bar says.
 
     Returns:
@@ -151,17 +142,10 @@ def extract_features(
     Raises:
         DataError: If too many rows are corrupt.
     """
-    batches = evaluation_batches(
-        source,
-        view,
-        batch_size=batch_size,
-        num_workers=num_workers,
-        max_corrupt_share=max_corrupt_share,
-        device=device,
-        description=description,
-    )
+    reading = reading or Reading()
+    batches = evaluation_batches(source, view, reading, description=description)
     parts = [(batch.sample_ids.cpu(), encode(batch.views[0]).float().cpu(), batch.labels.cpu()) for batch in batches]
-    return FeatureTable(*gather_table(parts, device=device))
+    return FeatureTable(*gather_table(parts, device=reading.device))
 
 
 def check_finite(features: torch.Tensor, sample_ids: torch.Tensor) -> None:

@@ -18,7 +18,7 @@ from PIL import Image
 from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.batch import Batch
 from ssl_zoo.data.errors import DataError
-from ssl_zoo.data.order import StreamOrder
+from ssl_zoo.data.order import StreamOrder, stream_orders
 from ssl_zoo.data.source import ImageSource
 from ssl_zoo.data.views import EvalView
 from ssl_zoo.features.extract import Encoder, FeatureTable, Reading, check_finite, evaluation_batches
@@ -110,23 +110,18 @@ class FeatureStore:
         features, labels, state = (
             np.load(place / f"{name}.npy", mmap_mode="r+") for name in ("part", "part_labels", "state")
         )
-        slots = max(1, reading.num_workers)
-        orders = [
-            StreamOrder(
-                source.shard_lengths,
-                stream=rank() * slots + slot,
-                num_streams=world_size() * slots,
-                block_rows=reading.batch_size,
-                seed=0,
-                shuffle=False,
-            )
-            for slot in range(slots)
-        ]
+        orders = stream_orders(
+            source.shard_lengths,
+            num_slots=max(1, reading.num_workers),
+            rank=rank(),
+            world_size=world_size(),
+            block_rows=reading.batch_size,
+        )
         positions = [_leading_done(state[order.rows]) for order in orders]
         batches = evaluation_batches(
             source,
             view,
-            **vars(reading),
+            reading,
             description=description,
             positions=positions,
             done=int(np.sum(state == _DONE)),

@@ -59,7 +59,7 @@ def assign_pseudo_labels(
     """
     reading = reading or Reading()
     parts: list[tuple[torch.Tensor, ...]] = []
-    for batch in evaluation_batches(source, view, **vars(reading), description=description):
+    for batch in evaluation_batches(source, view, reading, description=description):
         pseudo_labels, confidence = assign(batch.views[0])
         columns = (batch.sample_ids, pseudo_labels, confidence.float(), batch.labels)
         parts.append(tuple(column.cpu() for column in columns))

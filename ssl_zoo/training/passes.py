@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 
 from ssl_zoo.data.batch import Batch, CorruptCounter
 from ssl_zoo.data.source import ImageSource
-from ssl_zoo.data.stream import make_loader
+from ssl_zoo.data.stream import ViewStream
 from ssl_zoo.data.views import MultiView
 from ssl_zoo.functional.distributed import all_reduce_max_, rank, world_size
 from ssl_zoo.training.recipe import Recipe
@@ -46,7 +46,7 @@ class TrainingPasses:
         # Training counts and names corrupt rows when it meets them; here only too many of them matter.
         corrupt = CorruptCounter(self._source, max_share=data.max_corrupt_share, quiet=True)
         transform = MultiView(self._recipe.views)
-        loader = make_loader(
+        stream = ViewStream(
             self._source,
             transform,
             batch_size=self._batch_size,
@@ -57,7 +57,7 @@ class TrainingPasses:
             num_workers=data.num_workers,
             num_epochs=1,
         )
-        share, batches = self._source.num_rows // world_size(), iter(loader)
+        share, batches = self._source.num_rows // world_size(), iter(stream.loader())
         last: Batch | None = None
         with tqdm(total=share, desc=description, unit="img", disable=rank() != 0, leave=False) as bar:
             while True:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.labelled import LabelledSubset
 from ssl_zoo.data.source import open_source
-from ssl_zoo.data.stream import Batch, CorruptCounter, ReadPosition, make_loader
+from ssl_zoo.data.stream import Batch, CorruptCounter, ReadPosition, ViewStream
 from ssl_zoo.data.views import MultiView
 from ssl_zoo.functional.distributed import broadcast_running_statistics_
 from ssl_zoo.models.modeling_base import SSLForPreTraining
@@ -193,7 +193,7 @@ def open_session(recipe: Recipe) -> Session:
         position.load_state_dict(own["data"])
         corrupt.num_rows, corrupt.num_corrupt = own["counted"]["num_rows"], own["counted"]["num_corrupt"]
     transform = MultiView(recipe.views)
-    loader = make_loader(
+    loader = ViewStream(
         source,
         transform,
         batch_size=plan.micro_batch_size,
@@ -202,11 +202,10 @@ def open_session(recipe: Recipe) -> Session:
         rank=accelerator.process_index,
         world_size=accelerator.num_processes,
         num_workers=recipe.data.num_workers,
-        positions=position.positions,
-        first_slot=position.first_slot,
+        start=position,
         support=support,
         first_batch=step * plan.accumulation_steps,
-    )
+    ).loader()
     passes = TrainingPasses(
         source, recipe, batch_size=plan.micro_batch_size, device=accelerator.device, memory_format=memory_format
     )

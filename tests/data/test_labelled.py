@@ -7,7 +7,7 @@ import torch
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.labelled import SupportSampler, choose_labelled, copy_images, draw_labelled
 from ssl_zoo.data.source import DataConfig, open_source
-from ssl_zoo.data.stream import make_loader
+from ssl_zoo.data.stream import ReadPosition, ViewStream
 from ssl_zoo.data.views import RawPixels
 from tests.data.tiny_sets import row_of, write_imagefolder, write_parquet, write_webdataset
 
@@ -161,7 +161,7 @@ def test_a_continued_stream_has_the_supports_of_one_that_never_stopped(images, n
     source = _source(images)
 
     def supports(first_batch, count, **position):
-        loader = make_loader(
+        stream = ViewStream(
             source,
             RawPixels(8),
             batch_size=4,
@@ -170,15 +170,13 @@ def test_a_continued_stream_has_the_supports_of_one_that_never_stopped(images, n
             first_batch=first_batch,
             **position,
         )
-        return [batch for batch, _ in zip(loader, range(count), strict=False)]
+        return [batch for batch, _ in zip(stream.loader(), range(count), strict=False)]
 
     whole = supports(0, 7)
-    consumed = whole[:3]
-    positions = [0] * max(1, num_workers)
-    for batch in consumed:
-        positions[batch.stream] = batch.position
-    first_slot = (consumed[-1].stream + 1) % len(positions)
-    for ours, theirs in zip(supports(3, 4, positions=positions, first_slot=first_slot), whole[3:], strict=True):
+    position = ReadPosition.start(num_workers)
+    for batch in whole[:3]:
+        position.advance(batch)
+    for ours, theirs in zip(supports(3, 4, start=position), whole[3:], strict=True):
         assert torch.equal(ours.sample_ids, theirs.sample_ids)
         assert all(torch.equal(a, b) for a, b in zip(ours.support, theirs.support, strict=True))
 

@@ -16,6 +16,7 @@ import torch
 from photographs import write_photographs
 from PIL import Image
 from tiny_sets import UNEVEN, encoded, row_of, write_parquet
+from torch.utils.data import DataLoader
 from two_processes import run_in_two_processes
 
 from ssl_zoo.data import (
@@ -30,8 +31,6 @@ from ssl_zoo.data import (
     ReadPosition,
     ViewsConfig,
     ViewStream,
-    iterate_once,
-    make_loader,
     open_source,
 )
 
@@ -54,6 +53,14 @@ def views(**changes: Any) -> MultiView:
 
 def ids(batches: list[Batch]) -> list[int]:
     return [int(number) for batch in batches for number in batch.sample_ids]
+
+
+def make_loader(*arguments: Any, **options: Any) -> DataLoader[Batch]:
+    return ViewStream(*arguments, **options).loader()
+
+
+def iterate_once(source: ImageSource, transform: ImageTransform, **options: Any) -> DataLoader[Batch]:
+    return make_loader(source, transform, shuffle=False, num_epochs=1, **options)
 
 
 def take(loader: Any, count: int) -> list[Batch]:
@@ -165,9 +172,7 @@ class TestResume:
             state = pickle.loads(pickle.dumps(position.state_dict()))
             position = ReadPosition.start(num_workers)
             position.load_state_dict(state)
-            loader = make_loader(
-                source, views(), positions=position.positions, first_slot=position.first_slot, **options
-            )
+            loader = make_loader(source, views(), start=position, **options)
             for batch in take(loader, stop - len(resumed)):
                 position.advance(batch)
                 resumed.append(batch)
@@ -186,12 +191,12 @@ class TestResume:
         options: dict[str, Any] = {"batch_size": 3, "shuffle_buffer": 8}
         whole = take(ViewStream(source, RAW, **options), 30)
         for number, batch in enumerate(whole[:-2]):
-            after = take(ViewStream(source, RAW, positions=[batch.position], **options), 2)
+            after = take(ViewStream(source, RAW, start=ReadPosition([batch.position]), **options), 2)
             assert ids(after) == ids(whole[number + 1 : number + 3])
 
     def test_another_number_of_workers_is_an_error_in_words(self, source: ImageSource) -> None:
         with pytest.raises(DataError, match=r"made with 2 data workers .*this run has 3.*data\.num_workers"):
-            ViewStream(source, RAW, batch_size=2, num_workers=3, positions=[0, 0])
+            ViewStream(source, RAW, batch_size=2, num_workers=3, start=ReadPosition([0, 0]))
 
 
 class TestViews:

@@ -38,22 +38,23 @@ def torn_folder(tmp_path_factory):
 @pytest.mark.parametrize("num_workers", [0, 2])
 @pytest.mark.parametrize("batch_size", [1, 5, 100])
 def test_every_row_once_in_order(folder, batch_size, num_workers):
-    table = extract_features(flatten, source_of(folder), VIEW, batch_size=batch_size, num_workers=num_workers)
+    table = extract_features(flatten, source_of(folder), VIEW, Reading(batch_size=batch_size, num_workers=num_workers))
     assert table.sample_ids.tolist() == list(range(NUM_ROWS))
     assert table.labels.tolist() == [row % 3 for row in range(NUM_ROWS)]
     assert [row_of(pixels.reshape(3, 8, 8)) for pixels in table.features] == list(range(NUM_ROWS))
 
 
 def test_corrupt_rows_are_left_out_up_to_a_share(torn_folder):
-    table = extract_features(flatten, source_of(torn_folder), VIEW, max_corrupt_share=0.1, num_workers=0)
+    table = extract_features(flatten, source_of(torn_folder), VIEW, Reading(max_corrupt_share=0.1, num_workers=0))
     assert table.sample_ids.tolist() == [row for row in range(NUM_ROWS) if row not in (4, 41)]
     with pytest.raises(DataError, match="2 of 42 rows"):
-        extract_features(flatten, source_of(torn_folder), VIEW, max_corrupt_share=0.01, num_workers=0)
+        extract_features(flatten, source_of(torn_folder), VIEW, Reading(max_corrupt_share=0.01, num_workers=0))
 
 
 def table_on_a_process(rank, folder, batch_size, max_rows):
     source = source_of(folder, max_rows=max_rows)
-    table = extract_features(flatten, source, VIEW, batch_size=batch_size, num_workers=0, max_corrupt_share=0.1)
+    reading = Reading(batch_size=batch_size, num_workers=0, max_corrupt_share=0.1)
+    table = extract_features(flatten, source, VIEW, reading)
     return table.sample_ids, table.features, table.labels
 
 
@@ -80,7 +81,7 @@ def accuracy_on_a_process(rank, folder, batch_size):
 
 def test_accuracy_by_hand(folder):
     bank, test = source_of(folder), source_of(folder, "test")
-    tables = [extract_features(blurred, source, VIEW, num_workers=0) for source in (bank, test)]
+    tables = [extract_features(blurred, source, VIEW, Reading(num_workers=0)) for source in (bank, test)]
     features, queries = (torch.nn.functional.normalize(table.features.double(), dim=1).numpy() for table in tables)
     similarities = queries @ features.T
     expected = {}

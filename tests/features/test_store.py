@@ -44,7 +44,7 @@ def source_of(folder, **options):
 
 
 def expected_of(folder):
-    return extract_features(Counting(), source_of(folder), VIEW, **vars(READING))
+    return extract_features(Counting(), source_of(folder), VIEW, READING)
 
 
 def assert_same(table, expected):

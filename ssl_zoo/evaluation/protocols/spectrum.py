@@ -71,7 +71,7 @@ def _augmented_features(evaluation: "Evaluation", settings: SpectrumSettings) ->
         std=list(view.std),
     )
     table = extract_features(
-        evaluation.subject.encode, evaluation.test, MultiView(views), **vars(reading), description="Augmented views"
+        evaluation.subject.encode, evaluation.test, MultiView(views), reading, description="Augmented views"
     )
     return table.features
 

@@ -56,13 +56,13 @@ def _git(*arguments: str) -> str | None:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that can change a number, those that are installed."""
-    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    installed = {"python": ".".join(map(str, sys.version_info[:3]))}
     for name in _DISTRIBUTIONS:
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:
             continue
-    return found
+    return installed
 
 
 def command(arguments: list[str] | None = None, *, num_processes: int | None = None) -> str:

@@ -36,6 +36,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         "ssl_zoo.models.registry",
         "ssl_zoo.data.",
         "ssl_zoo.features.",
+        "ssl_zoo.settings.compare",
         "ssl_zoo.provenance",
     ),
     "ssl_zoo.evaluation": (
@@ -97,7 +98,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
         *(f"ssl_zoo.training.{name}" for name in ("checkpoint", "log", "stop")),
         "ssl_zoo.protocol",
         "ssl_zoo.provenance",
-        "ssl_zoo.settings.declare",
+        "ssl_zoo.settings.",
     ),
 }
 # Modules of the stdlib alone that every layer but the functions may import.

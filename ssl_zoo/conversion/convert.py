@@ -94,8 +94,10 @@ def convert_checkpoint(
     entry, candidates = _candidates(name)
     _refuse_occupied(out)
     if branch is not None and not any(branch in layout.branches for layout in candidates):
-        known = sorted({known for layout in candidates for known in layout.branches})
-        choices = f"must be one of {', '.join(known)}" if len(known) > 1 else "must be left out (there is one network)"
+        branches = sorted({name for layout in candidates for name in layout.branches})
+        choices = (
+            f"must be one of {', '.join(branches)}" if len(branches) > 1 else "must be left out (there is one network)"
+        )
         raise ConversionError(f"--branch {choices} for '{name}', got '{branch}'")
     checkpoint = read_checkpoint(file)
     layout, note = _recognise(name, candidates, checkpoint)
@@ -128,11 +130,11 @@ def _candidates(name: str) -> tuple[ZooEntry | None, list[Layout]]:
     """The zoo's entry, if one was named, and the layouts that a name leaves to choose from."""
     if name == AUTO:
         return None, list(LAYOUTS)
-    found = [layout for layout in LAYOUTS if name in (layout.name, layout.method)]
+    named = [layout for layout in LAYOUTS if name in (layout.name, layout.method)]
     # A layout's own name is narrower than a method's of the same name only where the method has several.
-    exact = [layout for layout in found if layout.name == name and layout.method != name]
-    if found:
-        return None, exact or found
+    exact = [layout for layout in named if layout.name == name and layout.method != name]
+    if named:
+        return None, exact or named
     try:
         entry = find_entry(name)
     except ValueError as error:

@@ -102,9 +102,9 @@ def _preparation(checkpoint: Checkpoint, *, small: bool) -> tuple[dict[str, Any]
     """How images are prepared, by the data set that the file names or else by the stem; and what is to be said."""
     dataset = _saved_options(checkpoint).get("dataset")
     if dataset in _SMALL_IMAGES or (dataset is None and small):
-        own = _SMALL_IMAGES[dataset or "cifar10"]
+        differing = _SMALL_IMAGES[dataset or "cifar10"]
         unsure = "" if dataset else "The file doesn't name its data set; the images are prepared as CIFAR-10's."
-        return {**IMAGENET, **own}, unsure
+        return {**IMAGENET, **differing}, unsure
     return dict(IMAGENET), ""
 
 
@@ -115,12 +115,12 @@ def _saved_options(checkpoint: Checkpoint) -> dict[str, Any]:
 
 def _options(checkpoint: Checkpoint) -> dict[str, Any]:
     """The options of the training that are ours, too."""
-    found = {}
+    options = {}
     for name, field in _OPTIONS.items():
         value = _saved_options(checkpoint).get(name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ConversionError(f"`parameters_dict['{name}']` must be a number, got '{value}'")
-        found[field] = value
-    return found
+        options[field] = value
+    return options

@@ -156,29 +156,29 @@ def model_tensors(conversion: Conversion, checkpoint: Checkpoint) -> dict[str, t
             infinity in it.
     """
     expected = _expected_tensors(conversion)
-    found: dict[str, torch.Tensor] = {}
+    given: dict[str, torch.Tensor] = {}
     sources = dict[str, str]()
     for name, source in conversion.weights.items():
         if isinstance(source, str):
             sources[name] = source
             if source in checkpoint.state:
-                found[name] = checkpoint.state[source]
+                given[name] = checkpoint.state[source]
         else:
-            found[name] = source
-    missing = [sources.get(name) or _their_name(name, sources) for name in expected if name not in found]
-    unknown = [sources.get(name, f"{name} (made)") for name in found if name not in expected]
+            given[name] = source
+    missing = [sources.get(name) or _name_in_checkpoint(name, sources) for name in expected if name not in given]
+    unknown = [sources.get(name, f"{name} (made)") for name in given if name not in expected]
     accounted = {*sources.values(), *conversion.used}
     unexpected = [
         name for name in checkpoint.state if name not in accounted and not is_left_out(name, conversion.left_out)
     ]
     misshaped = [
-        f"{sources.get(name, name)} {list(found[name].shape)} instead of {list(tensor.shape)}"
+        f"{sources.get(name, name)} {list(given[name].shape)} instead of {list(tensor.shape)}"
         for name, tensor in expected.items()
-        if name in found and found[name].shape != tensor.shape
+        if name in given and given[name].shape != tensor.shape
     ]
     _refuse_misfits(checkpoint, missing=missing, unexpected=[*unknown, *unexpected], misshaped=misshaped)
     # The checkpoint may be a memory map, and two names one tensor: safetensors wants memory of its own for each.
-    tensors = {name: found[name].detach().to(tensor.dtype, copy=True) for name, tensor in expected.items()}
+    tensors = {name: given[name].detach().to(tensor.dtype, copy=True) for name, tensor in expected.items()}
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ConversionError(
@@ -220,11 +220,11 @@ def _model_class_of(method: str) -> Any:
     raise ConversionError(f"the method '{method}' has no backbone class; see ssl_zoo/models")
 
 
-def _their_name(name: str, sources: dict[str, str]) -> str:
-    """What a tensor of ours that nothing maps to would be called in the checkpoint, to go by its neighbours there."""
+def _name_in_checkpoint(name: str, sources: dict[str, str]) -> str:
+    """Guess how the checkpoint names a tensor of the model that nothing maps to, from its neighbours there."""
     prefixes = {}
-    for ours, theirs in sources.items():
-        left, right = ours.split("."), theirs.split(".")
+    for in_model, in_checkpoint in sources.items():
+        left, right = in_model.split("."), in_checkpoint.split(".")
         while left and right and left[-1] == right[-1]:
             del left[-1], right[-1]
         prefixes[".".join(left)] = ".".join(right)

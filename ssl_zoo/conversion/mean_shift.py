@@ -62,8 +62,8 @@ class MeanShiftLayout:
         encoders = all(is_resnet(keys, _prefix(keys, name)) for name in ("encoder_q", "encoder_t"))
         if not encoders or not any(name.startswith("predict_q.") for name in keys):
             return False
-        own = {"cmsf-self": "pool" in keys, "cmsf-semi": any(name.startswith("mlp_head.") for name in keys)}
-        return own.get(self.name, not any(own.values()))
+        special = {"cmsf-self": "pool" in keys, "cmsf-semi": any(name.startswith("mlp_head.") for name in keys)}
+        return special.get(self.name, not any(special.values()))
 
     def convert(self, checkpoint: Checkpoint, *, branch: str | None) -> Conversion:
         """Make the full model around the online network, or the target's backbone alone; see `Layout.convert`."""

@@ -106,7 +106,7 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
             return {name: opened.get_tensor(name) for name in opened.keys()}
     except (SafetensorError, OSError, json.JSONDecodeError) as error:
         raise ConversionError(
-            f"'{path}' is no whole safetensors file ({_first_line(error)}): download it again"
+            f"'{path}' is not a complete safetensors file ({_first_line(error)}): download it again"
         ) from error
 
 
@@ -130,8 +130,8 @@ def _read_torch(path: Path) -> Any:
 
 def _refuse_code(path: Path, error: pickle.UnpicklingError) -> None:
     """Raise if the reader stopped at a class or function; return if it stopped at something else."""
-    found = _UNSUPPORTED.search(str(error))
-    wanted = {found[1].strip("'\"`,.")} if found else set()
+    refused = _UNSUPPORTED.search(str(error))
+    wanted = {refused[1].strip("'\"`,.")} if refused else set()
     if not wanted:
         return
     if zipfile.is_zipfile(path):

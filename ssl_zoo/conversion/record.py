@@ -96,10 +96,10 @@ def _license(method: str) -> License:
 
 def _left_out(checkpoint: Checkpoint, conversion: Conversion) -> dict[str, str]:
     """All that isn't carried over, with the reason."""
-    found = {}
+    beside = {}
     for name in checkpoint.extras:
         if name in TRAINING_STATE:
-            found[name] = "state of the training, which no model needs"
+            beside[name] = "state of the training, which no model needs"
         elif name != "epoch" and not is_left_out(name, conversion.left_out) and name not in conversion.used:
-            found[name] = "saved beside the weights, no part of the model"
-    return {**conversion.left_out, **found}
+            beside[name] = "saved beside the weights, no part of the model"
+    return {**conversion.left_out, **beside}

@@ -27,7 +27,10 @@ __all__ = [
 
 
 _CIFAR_ROWS = 50_000
-_CIFAR = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}  # theirs for both CIFAR-10 and CIFAR-100
+_CIFAR = {
+    "mean": [0.4914, 0.4822, 0.4465],
+    "std": [0.2023, 0.1994, 0.2010],
+}  # of both CIFARs, as the authors have it
 _V1 = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _V2_DEPTHS = (3, 4, 6, 3)
@@ -99,7 +102,7 @@ class SelaLayout:
             num_samples=own_labels.shape[1] or None,
         )
         weights: dict[str, str | torch.Tensor] = {
-            BACKBONE + ours: names.get(plain, plain) for ours, plain in renamed.items()
+            BACKBONE + name: names.get(plain, plain) for name, plain in renamed.items()
         }
         weights |= {
             "heads.weight": heads.weight,
@@ -140,7 +143,7 @@ class SelaResNetV1Layout(SelaLayout):
             _, _, inside = plain.partition("features.")
             number, _, rest = inside.partition(".")
             renamed[f"{_V1[number]}.{rest}" if number in _V1 else plain] = plain
-        by_torchvision = {ours: state[names[plain]] for ours, plain in renamed.items()}
+        by_torchvision = {name: state[names[plain]] for name, plain in renamed.items()}
         return resnet_settings(by_torchvision, ""), renamed
 
 
@@ -191,12 +194,12 @@ class SelaResNetV2Layout(SelaLayout):
         renamed = {"stem.conv.weight": "features.0.weight"}
         for stage, depth in enumerate(_V2_DEPTHS):
             for number in range(depth):
-                ours, theirs = f"stages.{stage}.blocks.{number}.", f"features.{stage + 2}.{number}."
+                block, released = f"stages.{stage}.blocks.{number}.", f"features.{stage + 2}.{number}."
                 for layer in "123":
-                    renamed[f"{ours}conv{layer}.weight"] = f"{theirs}conv{layer}.weight"
-                    renamed |= {f"{ours}norm{layer}.{part}": f"{theirs}bn{layer}.{part}" for part in _NORM}
+                    renamed[f"{block}conv{layer}.weight"] = f"{released}conv{layer}.weight"
+                    renamed |= {f"{block}norm{layer}.{part}": f"{released}bn{layer}.{part}" for part in _NORM}
                 if number == 0:
-                    renamed[f"{ours}downsample.conv.weight"] = f"{theirs}shortcut.0.weight"
+                    renamed[f"{block}downsample.conv.weight"] = f"{released}shortcut.0.weight"
         width = state[names["features.0.weight"]].shape[0] / _V2_STEM
         arguments = {} if width == 1 else {"width_factor": int(width) if width.is_integer() else width}
         return {"architecture": "preact_resnet50", "model_args": arguments}, renamed

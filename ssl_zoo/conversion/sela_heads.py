@@ -68,28 +68,28 @@ def read_heads(names: Mapping[str, str], checkpoint: Checkpoint) -> Heads:
     Raises:
         ConversionError: if a tensor of a head is missing or twice there, or heads differ in their clusters.
     """
-    found: dict[tuple[int, str], str] = {}
+    names_by_place: dict[tuple[int, str], str] = {}
     for plain, name in names.items():
         if match := _HEAD.fullmatch(plain):
             place = (int(match[1] or 0), match[2])
-            if place in found:
-                raise ConversionError(f"'{checkpoint.file}' has one head twice, as {found[place]} and {name}")
-            found[place] = name
-    count = max(number for number, _ in found) + 1
+            if place in names_by_place:
+                raise ConversionError(f"'{checkpoint.file}' has one head twice, as {names_by_place[place]} and {name}")
+            names_by_place[place] = name
+    count = max(number for number, _ in names_by_place) + 1
     places = [(number, part) for number in range(count) for part in ("weight", "bias")]
-    if missing := [f"top_layer{number}.{part}" for number, part in places if (number, part) not in found]:
+    if missing := [f"top_layer{number}.{part}" for number, part in places if (number, part) not in names_by_place]:
         more = f", and {len(missing) - _LISTED} more" if len(missing) > _LISTED else ""
         raise ConversionError(
             f"'{checkpoint.file}' has {count} heads ({len(missing)} missing: {', '.join(missing[:_LISTED])}{more}); "
             f"nothing was converted"
         )
     weights, biases = (
-        [checkpoint.state[found[number, part]] for number in range(count)] for part in ("weight", "bias")
+        [checkpoint.state[names_by_place[number, part]] for number in range(count)] for part in ("weight", "bias")
     )
     left_out = {}
     if count > 1 and len(biases[-1]) == _ROTATIONS != len(biases[0]):
         weights, biases, count = weights[:-1], biases[:-1], count - 1
-        left_out[found[count, "weight"].removesuffix("weight")] = (
+        left_out[names_by_place[count, "weight"].removesuffix("weight")] = (
             "a head over four rotations of the image, an objective that was added to SeLa's and that the model here "
             "doesn't have"
         )
@@ -101,7 +101,7 @@ def read_heads(names: Mapping[str, str], checkpoint: Checkpoint) -> Heads:
             f"'{checkpoint.file}' has heads of different or wrong shapes, expected a weight [clusters, features] and "
             f"a bias [clusters], the same for all: {listed}{', ...' if count > _LISTED else ''}"
         )
-    used = frozenset(found[number, part] for number in range(count) for part in ("weight", "bias"))
+    used = frozenset(names_by_place[number, part] for number in range(count) for part in ("weight", "bias"))
     return Heads(torch.cat(weights), torch.cat(biases), count, used, left_out)
 
 

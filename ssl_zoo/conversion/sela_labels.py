@@ -72,14 +72,14 @@ def write_label_table(table: torch.Tensor, folder: Path, about: Mapping[str, Any
         counts = np.bincount(head, minlength=num_clusters)
         used, largest = int((counts > 0).sum()), float(counts.max() / len(head))
         heads.append(HeadSummary(num_clusters, used, largest, 0.0)._asdict() | {"mean_confidence": None})
-    found = _describe(about, heads, num_rows=labels.shape[1])
+    content = _describe(about, heads, num_rows=labels.shape[1])
     folder.parent.mkdir(parents=True, exist_ok=True)
     with replace_atomically(folder) as made:
         (made / "data").mkdir(parents=True)
         pq.write_table(pa.table(columns), made / _FILE, row_group_size=_ROW_GROUP)
-        (made / LABELS_FILE).write_text(json.dumps(found, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        (made / "README.md").write_text(_render_card(found), encoding="utf-8")
-    return found
+        (made / LABELS_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        (made / "README.md").write_text(_render_card(content), encoding="utf-8")
+    return content
 
 
 def _describe(about: Mapping[str, Any], heads: list[dict[str, Any]], *, num_rows: int) -> dict[str, Any]:
@@ -121,36 +121,36 @@ def _describe(about: Mapping[str, Any], heads: list[dict[str, Any]], *, num_rows
     }
 
 
-def _render_card(found: Mapping[str, Any]) -> str:
+def _render_card(content: Mapping[str, Any]) -> str:
     """The README.md: metadata of the Hub, then what a person must know before using the labels."""
-    data, source, licence = found["data"], found["source"], found["license"] or {}
+    data, source, licence = content["data"], content["source"], content["license"] or {}
     metadata = DatasetCardData(
         license=licence.get("id"),
         pretty_name="Pseudo-labels of SeLa, the authors' own",
         annotations_creators=["machine-generated"],
         task_categories=["image-classification"],
-        tags=["ssl_zoo", "pseudo-labels", found["model"]["method"]],
+        tags=["ssl_zoo", "pseudo-labels", content["model"]["method"]],
     )
     lines = [
         f"| {number} | {head['num_clusters']:,} | {head['num_used']:,} | {100 * head['largest_share']:.3f} % |"
-        for number, head in enumerate(found["heads"])
+        for number, head in enumerate(content["heads"])
     ]
     origin = {
-        "model": found["model"]["name"],
-        "architecture": found["model"]["architecture"],
+        "model": content["model"]["name"],
+        "architecture": content["model"]["architecture"],
         "file": source.get("file"),
         "SHA-256 of the file": source.get("sha256"),
         "address of the file": source.get("url"),
-        "paper": found["paper"],
-        "commit of ssl_zoo": found["commit"],
-        "command": f"`{found['command']}`",
-        "date": found["date"],
+        "paper": content["paper"],
+        "commit of ssl_zoo": content["commit"],
+        "command": f"`{content['command']}`",
+        "date": content["date"],
     }
     return "\n".join(
         [
             f"---\n{metadata.to_yaml()}\n---\n",
             "# Pseudo-labels of SeLa, the authors' own\n",
-            f"The labels of {found['num_labels']:,} training images on which SeLa's authors trained the model of "
+            f"The labels of {content['num_labels']:,} training images on which SeLa's authors trained the model of "
             f"`{source.get('file')}`, taken out of that file. They are what its label solves came to: for each head, "
             f"clusters of about equal size, found by optimal transport. They aren't predictions, so they have no "
             f"probability: the columns `confidence_H` are empty. There are no images in here.\n",

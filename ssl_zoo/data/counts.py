@@ -26,7 +26,7 @@ from ssl_zoo.data.locate import Located
 __all__ = ["count_rows", "identify", "read_labels"]
 
 
-def count_rows(found: Located, *, split: str) -> npt.NDArray[np.int64]:
+def count_rows(located: Located, *, split: str) -> npt.NDArray[np.int64]:
     """Rows of each shard, in file order.
 
     Footers of local parquet files are read every time. Whatever takes longer is kept under the `datasets` cache,
@@ -37,16 +37,16 @@ def count_rows(found: Located, *, split: str) -> npt.NDArray[np.int64]:
     """
 
     def counts() -> npt.NDArray[np.int64]:
-        shards = _footer_counts(found.files) if _is_parquet(found) else _pass_counts(found.dataset)
-        total = found.dataset.num_shards
-        return _collect(tqdm(shards, total=total, desc=f"Counting the rows of {found.path}", unit="shard", delay=2))
+        shards = _footer_counts(located.files) if _is_parquet(located) else _pass_counts(located.dataset)
+        total = located.dataset.num_shards
+        return _collect(tqdm(shards, total=total, desc=f"Counting the rows of {located.path}", unit="shard", delay=2))
 
-    if _is_parquet(found) and found.revision is None:
-        return _collect(_footer_counts(found.files))
-    return _remembered(f"rows-{identify(found, split)}", counts)
+    if _is_parquet(located) and located.revision is None:
+        return _collect(_footer_counts(located.files))
+    return _remembered(f"rows-{identify(located, split)}", counts)
 
 
-def read_labels(found: Located, *, split: str, column: str) -> npt.NDArray[np.int64]:
+def read_labels(located: Located, *, split: str, column: str) -> npt.NDArray[np.int64]:
     """Label of every row, in file order; kept under the `datasets` cache as the counts of `count_rows` are.
 
     Of parquet files only this column is read, of other formats everything.
@@ -56,23 +56,25 @@ def read_labels(found: Located, *, split: str, column: str) -> npt.NDArray[np.in
     """
 
     def labels() -> npt.NDArray[np.int64]:
-        total = len(found.files) if _is_parquet(found) else None
-        parts = _column(found.files, column) if _is_parquet(found) else _pass_column(found.dataset, column)
-        bar = tqdm(parts, total=total, desc=f"Reading the labels of {found.path}", unit="part", delay=2)
+        total = len(located.files) if _is_parquet(located) else None
+        parts = _column(located.files, column) if _is_parquet(located) else _pass_column(located.dataset, column)
+        bar = tqdm(parts, total=total, desc=f"Reading the labels of {located.path}", unit="part", delay=2)
         return np.concatenate([_collect(-1 if value is None else value for value in part) for part in bar])
 
-    if isinstance(found.dataset, datasets.Dataset):
-        return _collect(-1 if value is None else value for value in found.dataset[column])
-    return _remembered(f"labels-{column}-{identify(found, split)}", labels)
+    if isinstance(located.dataset, datasets.Dataset):
+        return _collect(-1 if value is None else value for value in located.dataset[column])
+    return _remembered(f"labels-{column}-{identify(located, split)}", labels)
 
 
 def _collect(values: Iterable[int]) -> npt.NDArray[np.int64]:
     return np.array(list(values), dtype=np.int64)
 
 
-def _is_parquet(found: Located) -> bool:
+def _is_parquet(located: Located) -> bool:
     """Whether the shards are parquet files that can be read apart from `datasets`."""
-    return len(found.files) == found.dataset.num_shards and all(file.endswith(".parquet") for file in found.files)
+    return len(located.files) == located.dataset.num_shards and all(
+        file.endswith(".parquet") for file in located.files
+    )
 
 
 def _remembered(name: str, compute: Callable[[], npt.NDArray[np.int64]]) -> npt.NDArray[np.int64]:
@@ -119,13 +121,13 @@ def _pass_counts(dataset: datasets.IterableDataset) -> Iterator[int]:
         yield sum(1 for _ in part)
 
 
-def identify(found: Located, split: str) -> str:
+def identify(located: Located, split: str) -> str:
     """A short text that changes when the data does: with the commit, or names, sizes and times of local files."""
     files: list[tuple[str, int, int]] = []
-    if found.revision is None:
-        for file in found.files:
+    if located.revision is None:
+        for file in located.files:
             with contextlib.suppress(OSError):
                 status = os.stat(file)
                 files.append((file, status.st_size, status.st_mtime_ns))
-    identity = [found.path, found.name, split, found.revision, files]
+    identity = [located.path, located.name, split, located.revision, files]
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:32]

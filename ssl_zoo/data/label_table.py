@@ -64,21 +64,21 @@ def read_label_table(source: ImageSource, config: DataConfig) -> tuple[Labels, i
             f"`data.label_table` {place!r} must have one label for each sample id from 0 to "
             f"{about['data']['num_rows'] - 1} at most, but ids are missing, repeated or beyond; make it anew."
         )
-    known = np.full(source.num_rows, -1, dtype=np.int64)
+    label_of_row = np.full(source.num_rows, -1, dtype=np.int64)
     inside = ids < source.num_rows  # a run with `data.max_rows` uses fewer
-    known[ids[inside]] = labels[inside]
+    label_of_row[ids[inside]] = labels[inside]
     head = column.removeprefix("pseudo_label_")
     clusters = [head["num_clusters"] for head in about["heads"]]
     if column != head and head.isdecimal() and int(head) < len(clusters):
         num_classes = clusters[int(head)]
     else:
-        num_classes = int(known.max()) + 1
-    if known.max() >= num_classes:
+        num_classes = int(label_of_row.max()) + 1
+    if label_of_row.max() >= num_classes:
         raise DataError(
-            f"`data.label_table` {place!r} has the label {known.max()} in {column!r}, but its {LABELS_FILE} says "
-            f"there are {num_classes}; make it anew."
+            f"`data.label_table` {place!r} has the label {label_of_row.max()} in {column!r}, but its {LABELS_FILE} "
+            f"says there are {num_classes}; make it anew."
         )
-    return known, num_classes
+    return label_of_row, num_classes
 
 
 def _read_about(place: str) -> dict[str, Any]:
@@ -125,18 +125,18 @@ def _check_data(about: dict[str, Any], place: str, source: ImageSource, config: 
 
     Places and limits may differ: a data set may have been downloaded in between, and a part of it be labelled.
     """
-    theirs, ours = about["data"], describe_data(source, config)
+    labelled, wanted = about["data"], describe_data(source, config)
     differing = [
-        f"{name} ({theirs[name]!r} there, {ours[name]!r} here)"
+        f"{name} ({labelled[name]!r} there, {wanted[name]!r} here)"
         for name in ("name", "revision", "split")
-        if theirs.get(name) != ours[name] and (name == "split" or None not in (theirs.get(name), ours[name]))
+        if labelled.get(name) != wanted[name] and (name == "split" or None not in (labelled.get(name), wanted[name]))
     ]
-    if theirs["path"].rsplit("/", 1)[-1] != str(ours["path"]).rsplit("/", 1)[-1]:
-        differing.insert(0, f"path ({theirs['path']!r} there, {ours['path']!r} here)")
-    more_here = not theirs.get("limit") and ours["num_rows"] > theirs["num_rows"]
-    more_there = not ours["limit"] and theirs["num_rows"] > ours["num_rows"]
+    if labelled["path"].rsplit("/", 1)[-1] != str(wanted["path"]).rsplit("/", 1)[-1]:
+        differing.insert(0, f"path ({labelled['path']!r} there, {wanted['path']!r} here)")
+    more_here = not labelled.get("limit") and wanted["num_rows"] > labelled["num_rows"]
+    more_there = not wanted["limit"] and labelled["num_rows"] > wanted["num_rows"]
     if more_here or more_there:
-        differing.append(f"number of rows ({theirs['num_rows']} there, {ours['num_rows']} here)")
+        differing.append(f"number of rows ({labelled['num_rows']} there, {wanted['num_rows']} here)")
     if differing:
         raise DataError(
             f"The labels of `data.label_table` {place!r} are of other images than `data` names: "

@@ -67,13 +67,13 @@ def choose_labelled(source: ImageSource, config: DataConfig) -> LabelledSubset:
         chosen = draw_labelled(
             labels, share=config.labelled_share, stratified=config.labelled_stratified, seed=config.labelled_seed
         )
-    known = np.full_like(labels, -1)
-    known[chosen] = labels[chosen]
-    if not (known >= 0).any():
+    known_labels = np.full_like(labels, -1)
+    known_labels[chosen] = labels[chosen]
+    if not (known_labels >= 0).any():
         raise DataError(
             f"None of the {len(chosen)} rows chosen as labelled has a label in {config.label_table or source.path!r}."
         )
-    return LabelledSubset(torch.from_numpy(known), num_classes)
+    return LabelledSubset(torch.from_numpy(known_labels), num_classes)
 
 
 def draw_labelled(labels: Ids, *, share: float, stratified: bool, seed: int) -> Ids:
@@ -99,34 +99,34 @@ def draw_labelled(labels: Ids, *, share: float, stratified: bool, seed: int) -> 
 def _listed(file: str, source: ImageSource) -> Ids:
     """Row numbers from a text file; image file names are looked up in one pass over the data."""
     try:
-        words = Path(file).expanduser().read_text(encoding="utf-8").split()
+        entries = Path(file).expanduser().read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"`data.labelled_ids` is {file!r}, which can't be read: {error}.") from error
-    if not words:
+    if not entries:
         raise DataError(f"`data.labelled_ids` is {file!r}, which is empty; expected one row number or name per line.")
-    if all(word.isdecimal() for word in words):
-        ids = np.unique(np.array([int(word) for word in words], dtype=np.int64))
+    if all(entry.isdecimal() for entry in entries):
+        ids = np.unique(np.array([int(entry) for entry in entries], dtype=np.int64))
         if ids[-1] >= source.num_rows:
             raise DataError(
                 f"`data.labelled_ids` names row {ids[-1]}, but the rows of {source.path!r} are 0 to "
                 f"{source.num_rows - 1}."
             )
         return ids
-    wanted = set(words)
-    found = {}
+    wanted = set(entries)
+    ids_by_name = {}
     for row in _all_rows(source, "Looking for the labelled images"):
         name = Path((row.image or {}).get("path") or "").name
         # A set may add the class to the name: n01440764_10026_n01440764.JPEG for n01440764_10026.JPEG.
         stem, _, ending = name.rpartition(".")
         for candidate in (name, f"{stem.rpartition('_')[0]}.{ending}"):
             if candidate in wanted:
-                found[candidate] = row.sample_id
-    if missing := sorted(wanted - found.keys()):
+                ids_by_name[candidate] = row.sample_id
+    if missing := sorted(wanted - ids_by_name.keys()):
         raise DataError(
             f"`data.labelled_ids` names {len(missing)} of {len(wanted)} images that {source.path!r} doesn't have, "
             f"such as {missing[0]!r}. Row numbers, one per line, work with any set."
         )
-    return np.unique(np.array(list(found.values()), dtype=np.int64))
+    return np.unique(np.array(list(ids_by_name.values()), dtype=np.int64))
 
 
 def _all_rows(source: ImageSource, description: str) -> Iterator[Any]:

@@ -101,12 +101,12 @@ class ImageSource:
     def __init__(
         self,
         config: DataConfig,
-        found: Located,
+        located: Located,
         *,
         shard_lengths: npt.NDArray[np.int64],
     ) -> None:
-        dataset = found.dataset
-        self.path, self.split, self.revision = config.path, config.split, found.revision
+        dataset = located.dataset
+        self.path, self.split, self.revision = config.path, config.split, located.revision
         self.image_column, self.label_column = find_columns(config, dataset.features)
         label = dataset.features[self.label_column] if self.label_column else None
         self.class_names: list[str] | None = list(label.names) if isinstance(label, datasets.ClassLabel) else None
@@ -121,7 +121,7 @@ class ImageSource:
             raise DataError(f"Split {self.split!r} of {self.path!r} has no rows; choose another with `data.split`.")
         self.streaming = isinstance(dataset, datasets.IterableDataset)
         self._dataset = dataset if self.streaming else self._undecoded(dataset).with_format("arrow")
-        self._found = found
+        self._located = located
 
     def read_labels(self) -> npt.NDArray[np.int64]:
         """Label of every row by its id, -1 where there is none, without a look at the images if that can be.
@@ -137,12 +137,12 @@ class ImageSource:
                 f"{self.path!r} has no labels, which this method learns from. If it has a column of classes, name it "
                 "with `data.label_column`; otherwise choose a method without supervision."
             )
-        return read_labels(self._found, split=self.split, column=self.label_column)[: self.num_rows]
+        return read_labels(self._located, split=self.split, column=self.label_column)[: self.num_rows]
 
     @property
     def identity(self) -> str:
         """A short text that changes when the data does: for names of files that are kept."""
-        return f"{identify(self._found, self.split)}-{self.num_rows}"
+        return f"{identify(self._located, self.split)}-{self.num_rows}"
 
     def reader(self) -> "RowReader":
         """A reader with its own open files; make it in the process that uses it."""
@@ -158,7 +158,7 @@ class ImageSource:
             yield from self._values(self._dataset[shard : shard + 1])
             return
         part = self._dataset.shard(self._dataset.num_shards, shard)
-        if self._found.in_tables:  # whole tables are passed over without a look at their rows
+        if self._located.in_tables:  # whole tables are passed over without a look at their rows
             for table in self._undecoded(part).with_format("arrow").iter(_TABLE_ROWS):
                 if start < table.num_rows:
                     yield from self._values(table.slice(start))
@@ -213,17 +213,17 @@ def open_source(config: DataConfig) -> ImageSource:
     """Open one split: find it, find its columns and count its rows.
 
     Raises:
-        DataError: The split cannot be found or read; the sentence names the cause and the cure.
+        DataError: The split cannot be found or read; the message names the cause and the cure.
     """
-    found = locate(
+    located = locate(
         config.path, name=config.name, split=config.split, revision=config.revision, streaming=config.streaming
     )
-    if isinstance(found.dataset, datasets.Dataset):
-        lengths = np.ones(found.dataset.num_rows, dtype=np.int64)
+    if isinstance(located.dataset, datasets.Dataset):
+        lengths = np.ones(located.dataset.num_rows, dtype=np.int64)
     else:
-        find_columns(config, found.dataset.features)  # fail before a long count
-        lengths = count_rows(found, split=config.split)
-    return ImageSource(config, found, shard_lengths=lengths)
+        find_columns(config, located.dataset.features)  # fail before a long count
+        lengths = count_rows(located, split=config.split)
+    return ImageSource(config, located, shard_lengths=lengths)
 
 
 def find_columns(config: DataConfig, features: datasets.Features | None) -> tuple[str, str | None]:

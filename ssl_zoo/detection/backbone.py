@@ -1,4 +1,4 @@
-"""The ResNet of what is to be measured: of a run, a repository on the Hub, timm, or nobody."""
+"""Loads the ResNet that detection is measured with: of a run, from the Hub, of timm, or untrained."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class DetectionBackbone:
-    """A ResNet with how it wants its pixels.
+    """A ResNet and how its images are normalised.
 
     Attributes:
         resnet (`timm.models.resnet.ResNet`): On the CPU.
@@ -55,8 +55,8 @@ def load_detection_backbone(
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             backbone = create_backbone(architecture)
-        known = timm.get_pretrained_cfg(architecture)
-        settings = known.to_dict() if known else {}
+        pretrained = timm.get_pretrained_cfg(architecture)
+        settings = pretrained.to_dict() if pretrained else {}
     else:
         model = load_backbone(name, revision=revision)
         if not trained:

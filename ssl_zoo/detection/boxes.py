@@ -104,10 +104,10 @@ def read_boxes(value: Any, fields: ObjectFields, *, width: int, height: int, num
                 f"`{fields.objects}` has no field {name!r}; it has {sorted(columns)}: name the right one with "
                 f"--bbox-field or --category-field{did_you_mean(name, columns)}"
             )
-    found = columns.get(fields.bbox) or []
-    if any(box is None or len(box) != 4 for box in found):
-        raise DataError(f"a box in `{fields.objects}.{fields.bbox}` hasn't four numbers: {found}")
-    raw = torch.tensor(found, dtype=torch.float64).reshape(-1, 4)
+    listed = columns.get(fields.bbox) or []
+    if any(box is None or len(box) != 4 for box in listed):
+        raise DataError(f"a box in `{fields.objects}.{fields.bbox}` hasn't four numbers: {listed}")
+    raw = torch.tensor(listed, dtype=torch.float64).reshape(-1, 4)
     labels = torch.tensor(columns.get(fields.category) or [], dtype=torch.int64)
     if len(labels) != len(raw):
         raise DataError(f"`{fields.objects}` has {len(raw)} boxes, but {len(labels)} classes")
@@ -132,7 +132,7 @@ def read_boxes(value: Any, fields: ObjectFields, *, width: int, height: int, num
     )
     kept = everything.select(keep)
     dropped = tuple(
-        f"box {found[index]} ({fields.box_format}) has no area inside an image of {width} x {height}"
+        f"box {listed[index]} ({fields.box_format}) has no area inside an image of {width} x {height}"
         for index in (~keep).nonzero().flatten().tolist()
     )
     return ImageBoxes(kept.boxes, kept.labels, kept.area, kept.iscrowd, kept.difficult, dropped, int(cut.sum()))

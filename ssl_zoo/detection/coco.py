@@ -22,12 +22,12 @@ class DetectionTable:
         images (`torch.Tensor` of shape `(images, 3)`): Sample id, width, height.
         truth (`torch.Tensor` of shape `(boxes, 9)`): Sample id, left, top, right, bottom, class, area, iscrowd,
             difficult.
-        found (`torch.Tensor` of shape `(detections, 7)`): Sample id, left, top, right, bottom, score, class.
+        detections (`torch.Tensor` of shape `(detections, 7)`): Sample id, left, top, right, bottom, score, class.
     """
 
     images: torch.Tensor
     truth: torch.Tensor
-    found: torch.Tensor
+    detections: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def score_detections(table: DetectionTable, *, num_classes: int) -> DetectionSco
     ids = table.images[:, 0]
     if len(ids.unique()) != len(ids):
         raise ValueError("an image was measured twice: `images` must hold each sample id once")
-    if not table.found.isfinite().all():
+    if not table.detections.isfinite().all():
         raise ValueError("a detection isn't finite: the detector has diverged; try a lower --learning-rate")
     counted = (table.truth[:, 7] == 0) & (table.truth[:, 8] == 0)
     if not bool(counted.any()):
@@ -85,21 +85,21 @@ def score_detections(table: DetectionTable, *, num_classes: int) -> DetectionSco
         }
         for number, row in enumerate(table.truth.tolist(), start=1)
     ]
-    found = [
+    detections = [
         {
             **_annotation(number, row[:5], row[6]),
             "area": (row[3] - row[1]) * (row[4] - row[2]),
             "iscrowd": 0,
             "score": row[5],
         }
-        for number, row in enumerate(table.found.tolist(), start=1)
+        for number, row in enumerate(table.detections.tolist(), start=1)
     ]
-    precision = _precision(table.images, truth, found, num_classes)
+    precision = _precision(table.images, truth, detections, num_classes)
     every, small, medium, large = range(4)
 
     def mean(values: Any) -> float | None:
-        known = values[values > -1]
-        return float(known.mean()) if known.size else None
+        existing = values[values > -1]
+        return float(existing.mean()) if existing.size else None
 
     at_50, at_75 = 0, 5  # among the thresholds 0.50, 0.55, ...
     eleven = precision[:, ::10, :, every]
@@ -126,7 +126,7 @@ def _annotation(number: int, place: list[float], label: float) -> dict[str, Any]
     }
 
 
-def _precision(images: torch.Tensor, truth: list[Any], found: list[Any], num_classes: int) -> Any:
+def _precision(images: torch.Tensor, truth: list[Any], detections: list[Any], num_classes: int) -> Any:
     """Precision `(10 thresholds, 101 recalls, classes, 4 areas)` with up to 100 boxes an image; -1 for no object."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -137,7 +137,7 @@ def _precision(images: torch.Tensor, truth: list[Any], found: list[Any], num_cla
     }
     with contextlib.redirect_stdout(io.StringIO()):  # it prints its progress
         sides = []
-        for annotations in (truth, found):
+        for annotations in (truth, detections):
             sides.append(COCO())
             sides[-1].dataset = {**head, "annotations": annotations}
             sides[-1].createIndex()

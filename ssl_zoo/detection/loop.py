@@ -20,6 +20,7 @@ from ssl_zoo.detection.config import DetectionConfig
 from ssl_zoo.detection.source import DetectionSource
 from ssl_zoo.detection.stream import BoxCounter, DetectionBatch, DetectionStream
 from ssl_zoo.functional.distributed import broadcast_running_statistics_
+from ssl_zoo.settings.compare import differences
 from ssl_zoo.settings.declare import setting
 from ssl_zoo.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
 from ssl_zoo.training.log import RunLog
@@ -138,8 +139,7 @@ def train_detector(
             stop = bool(accelerator.reduce(asked, "sum") > 0) or step == options.max_steps
             if stop or step % options.checkpoint_every == 0 or step == config.steps:
                 broadcast_running_statistics_(core)
-                own = position.state_dict()
-                save_checkpoint(accelerator, run / "checkpoints", step, own, extra={}, keep=2)
+                save_checkpoint(accelerator, run / "checkpoints", step, position.state_dict(), extra={}, keep=2)
             if stop and step < config.steps:
                 raise TrainingStopped(
                     f"stopped after step {step} of {config.steps}; the same command goes on from there"
@@ -173,16 +173,11 @@ def prepare_folder(run: Path, settings: dict[str, Any], *, create: bool) -> None
     """
     path = run / _SETTINGS
     if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        differing = [
-            f"{name} ({stored.get(name)!r} there, {settings.get(name)!r} now)"
-            for name in sorted(stored.keys() | settings.keys())
-            if stored.get(name) != settings.get(name)
-        ]
-        if differing:
+        changed = differences(json.loads(path.read_text(encoding="utf-8")), settings)
+        if changed:
             raise ValueError(
-                f"'{run.name}' holds a run with other settings: {'; '.join(differing)}. Choose another --output, or "
-                "delete the folder to start anew"
+                f"'{run.name}' holds a run with other settings: {'; '.join(changed.values())}. Choose another "
+                "--output, or delete the folder to start anew"
             )
     elif create:
         run.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ def detect_all(
     was_training = detector.training
     detector.eval()
     images: list[list[float]] = []
-    truth, found = [torch.zeros(0, 9, dtype=torch.float64)], [torch.zeros(0, 7, dtype=torch.float64)]
+    truth, detections = [torch.zeros(0, 9, dtype=torch.float64)], [torch.zeros(0, 7, dtype=torch.float64)]
     share = source.num_rows // world_size()
     with tqdm(total=share, desc=description, unit="img", disable=rank() != 0, leave=False, dynamic_ncols=True) as bar:
         for batch in stream.loader():
@@ -69,12 +69,12 @@ def detect_all(
                 output = detector([image.to(device).float() / 255])[0]
                 images.append([number, image.shape[2], image.shape[1]])
                 truth.append(_truth_rows(number, boxes))
-                found.append(_found_rows(number, output))
+                detections.append(_detection_rows(number, output))
                 bar.update()
     detector.train(was_training)
     rows = torch.tensor(images, dtype=torch.float64).reshape(-1, 3)
     # The processes' shares are consecutive, so that what they have, one after the other, is in the order of one.
-    parts = [rows, torch.cat(truth), torch.cat(found)]
+    parts = [rows, torch.cat(truth), torch.cat(detections)]
     gathered = [all_gather_rows(part.to(device)).cpu() for part in parts] if world_size() > 1 else parts
     order = gathered[0][:, 0].argsort(stable=True)
     return DetectionTable(gathered[0][order], *(part[part[:, 0].argsort(stable=True)] for part in gathered[1:]))
@@ -85,7 +85,7 @@ def _truth_rows(number: int, boxes: ImageBoxes) -> torch.Tensor:
     return _rows(number, len(boxes.boxes), columns)
 
 
-def _found_rows(number: int, output: dict[str, torch.Tensor]) -> torch.Tensor:
+def _detection_rows(number: int, output: dict[str, torch.Tensor]) -> torch.Tensor:
     # The detector's class 0 is the background.
     columns = [output["boxes"], output["scores"], output["labels"] - 1]
     return _rows(number, len(output["boxes"]), columns)

@@ -137,9 +137,9 @@ def _fpn(resnet: ResNet, config: DetectionConfig, classes: int, mean: list[float
 
 def _channels(resnet: ResNet) -> list[int]:
     """Channels of layer1 to layer4."""
-    found: Any = resnet.feature_info
-    known = {info["module"]: int(info["num_chs"]) for info in found}
-    return [known[f"layer{number}"] for number in range(1, 5)]
+    stages: Any = resnet.feature_info
+    channels = {info["module"]: int(info["num_chs"]) for info in stages}
+    return [channels[f"layer{number}"] for number in range(1, 5)]
 
 
 def _predictor(channels: int, classes: int) -> FastRCNNPredictor:

@@ -33,12 +33,12 @@ class PicturedImage:
     Attributes:
         image (`PIL.Image.Image`): RGB.
         truth (`torch.Tensor` of shape `(boxes, 9)`): As in `DetectionTable`.
-        found (`torch.Tensor` of shape `(detections, 7)`): As in `DetectionTable`, confident ones only.
+        detections (`torch.Tensor` of shape `(detections, 7)`): As in `DetectionTable`, confident ones only.
     """
 
     image: Image.Image
     truth: torch.Tensor
-    found: torch.Tensor
+    detections: torch.Tensor
 
 
 def choose_images(
@@ -59,8 +59,8 @@ def choose_images(
         shard = int(np.searchsorted(ends, number, side="right"))
         row = number - int(ends[shard] - source.shard_lengths[shard])
         image = decode_image(next(iter(reader.read(shard, row, row + 1))).image)
-        found = table.found[(table.found[:, 0] == number) & (table.found[:, 5] >= min_score)]
-        chosen.append(PicturedImage(image, table.truth[table.truth[:, 0] == number], found))
+        detections = table.detections[(table.detections[:, 0] == number) & (table.detections[:, 5] >= min_score)]
+        chosen.append(PicturedImage(image, table.truth[table.truth[:, 0] == number], detections))
     return chosen
 
 
@@ -122,7 +122,7 @@ def _draw(axes: Axes, pictured: PicturedImage, class_names: Sequence[str]) -> No
                     linewidth=1.1,
                 )
             )
-    for _, left, top, right, bottom, score, label in sorted(pictured.found.tolist(), key=lambda row: row[5]):
+    for _, left, top, right, bottom, score, label in sorted(pictured.detections.tolist(), key=lambda row: row[5]):
         color = _COLORS[int(label) % len(_COLORS)]
         axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=2.0))
         above = top > 0.09 * side  # else the words would leave the image

@@ -127,10 +127,10 @@ def open_detection_source(
 
 def _peek(config: DataConfig) -> datasets.Features:
     """Columns of a data set, before its rows are counted."""
-    found = locate(
+    located = locate(
         config.path, name=config.name, split=config.split, revision=config.revision, streaming=config.streaming
     )
-    return found.dataset.features or datasets.Features()
+    return located.dataset.features or datasets.Features()
 
 
 def _class_names(path: str, feature: Any, fields: ObjectFields) -> list[str] | None:

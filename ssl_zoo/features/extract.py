@@ -161,10 +161,10 @@ def check_finite(features: torch.Tensor, sample_ids: torch.Tensor) -> None:
 
 def labelled_rows(table: FeatureTable) -> FeatureTable:
     """The rows of a table that have a label; the table itself, still memory-mapped, when all have one."""
-    known = table.labels >= 0
-    if bool(known.all()):
+    labelled = table.labels >= 0
+    if bool(labelled.all()):
         return table
-    return FeatureTable(table.sample_ids[known], table.features[known], table.labels[known])
+    return FeatureTable(table.sample_ids[labelled], table.features[labelled], table.labels[labelled])
 
 
 def gather_table(parts: Sequence[tuple[torch.Tensor, ...]], *, device: torch.device | str) -> tuple[torch.Tensor, ...]:

@@ -223,10 +223,10 @@ class FeatureStore:
 def _width(encode: Encoder, view: EvalView, reading: Reading) -> int:
     """Features of an image, from a grey one."""
     with torch.no_grad():
-        found = encode(view(Image.new("RGB", (64, 64), "gray"))[0][None].to(reading.device))
-    if found.ndim != 2:
-        raise ValueError(f"an encoder must return features of shape (batch, features), got {tuple(found.shape)}")
-    return int(found.shape[1])
+        features = encode(view(Image.new("RGB", (64, 64), "gray"))[0][None].to(reading.device))
+    if features.ndim != 2:
+        raise ValueError(f"an encoder must return features of shape (batch, features), got {tuple(features.shape)}")
+    return int(features.shape[1])
 
 
 def _leading_done(state: npt.NDArray[np.uint8]) -> int:

@@ -86,9 +86,9 @@ def all_gather_rows(tensor: torch.Tensor) -> torch.Tensor:
 
 def _gather_rows(tensor: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
     """The rows of all processes, and how many each of them had; one look at the device."""
-    own = torch.full((), len(tensor), device=tensor.device)
-    counts = own.new_empty(world_size())
-    dist.all_gather(list(counts.unbind()), own)
+    count = torch.full((), len(tensor), device=tensor.device)
+    counts = count.new_empty(world_size())
+    dist.all_gather(list(counts.unbind()), count)
     lengths: list[int] = counts.tolist()
     longest, even = max(lengths), len(set(lengths)) == 1
     padded = tensor.contiguous() if even else tensor.new_zeros((longest, *tensor.shape[1:]))

@@ -68,9 +68,9 @@ def _scatter(rows: torch.Tensor) -> torch.Tensor:
     products = rows.new_empty(*rows.shape[:-2], width, width)
     for matrix, product in zip(rows.view(-1, *rows.shape[-2:]), products.view(-1, width, width), strict=True):
         for start in range(0, width, size):
-            own, so_far = slice(start, start + size), slice(start + size)
-            torch.mm(matrix[:, own].T, matrix[:, so_far], out=product[own, so_far])
-            product[:start, own] = product[own, :start].T
+            block, so_far = slice(start, start + size), slice(start + size)
+            torch.mm(matrix[:, block].T, matrix[:, so_far], out=product[block, so_far])
+            product[:start, block] = product[block, :start].T
     return products
 
 

@@ -153,11 +153,11 @@ def _search_labels(
     first = torch.searchsorted(labels, their_labels[starts])
     after = torch.searchsorted(labels, their_labels[(starts + size).clamp_max(len(wanted)) - 1], right=True)
     for start, *ends in torch.stack([starts, first, after], dim=1).tolist():
-        chunk, own = slice(start, start + size), slice(*ends)
-        similarities = queries[own] @ candidates[wanted[chunk]].float().T
-        similarities.masked_fill_(labels[own].unsqueeze(1) != their_labels[chunk], -torch.inf)
+        chunk, span = slice(start, start + size), slice(*ends)
+        similarities = queries[span] @ candidates[wanted[chunk]].float().T
+        similarities.masked_fill_(labels[span].unsqueeze(1) != their_labels[chunk], -torch.inf)
         numbers = wanted[chunk].expand_as(similarities)
-        best[own], rows[own] = _better(best[own], rows[own], similarities, numbers)
+        best[span], rows[span] = _better(best[span], rows[span], similarities, numbers)
     return best, rows
 
 
@@ -232,11 +232,11 @@ def label_agreement(
     Returns:
         `torch.Tensor` of shape `()` in [0, 1], equal on every process; `None` on all of them when nothing counts.
     """
-    known = (labels.unsqueeze(1) >= 0) & (neighbor_labels >= 0)
+    compared = (labels.unsqueeze(1) >= 0) & (neighbor_labels >= 0)
     if counted is not None:
-        known &= counted
-    agree = known & (labels.unsqueeze(1) == neighbor_labels)
-    agreeing, total = all_reduce_sum_(torch.stack([agree.sum(), known.sum()])).tolist()
+        compared &= counted
+    agree = compared & (labels.unsqueeze(1) == neighbor_labels)
+    agreeing, total = all_reduce_sum_(torch.stack([agree.sum(), compared.sum()])).tolist()
     return torch.tensor(agreeing / total, device=labels.device) if total else None
 
 

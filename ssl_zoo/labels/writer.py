@@ -31,6 +31,7 @@ from ssl_zoo.data.views import EvalView
 from ssl_zoo.functional.distributed import all_gather_objects, rank, world_size
 from ssl_zoo.labels.card import describe_labels, render_label_card
 from ssl_zoo.labels.heads import LabelError, count_clusters, empty_heads, join_heads, read_heads
+from ssl_zoo.settings.compare import differences, flatten
 
 
 __all__ = ["LabelError", "Labelling", "label_images"]
@@ -105,35 +106,35 @@ def label_images(
     plan = _plan(labelling, device)
     finished, pending = _on_main(lambda: _prepare(labelling, plan, overwrite=overwrite))
     if finished is not None:
-        found: dict[str, Any] = finished
-        return found
+        labels: dict[str, Any] = finished
+        return labels
     start = time.perf_counter()
     corrupt = CorruptCounter(labelling.source, max_share=max_corrupt_share)
-    own = np.array_split(np.array(pending, dtype=np.int64), world_size())[rank()].tolist()
+    blocks = np.array_split(np.array(pending, dtype=np.int64), world_size())[rank()].tolist()
     loader = read_blocks(
         labelling.source,
         labelling.view,
-        own,
+        blocks,
         block_rows=plan.block_rows,
         batch_size=batch_size,
-        num_workers=min(num_workers, len(own)),
+        num_workers=min(num_workers, len(blocks)),
     )
 
     def label() -> None:
         unfinished: dict[int, list[tuple[torch.Tensor, list[Head]]]] = {}
         skipped: dict[int, list[int]] = {}
-        for found in _with_bar(loader, labelling.source, plan, num_pending=len(own)):
-            corrupt.update(found.batch)
-            if found.batch.views:
-                views = labelling.view.to_device(found.batch, device).views
-                heads = read_heads(labelling.model, views[0], found.batch.sample_ids, num_soft=plan.num_soft)
-                unfinished.setdefault(found.block, []).append((found.batch.sample_ids, heads))
-            skipped.setdefault(found.block, []).extend(found.skipped_ids)
-            if found.is_last:
-                rows = unfinished.pop(found.block, None) or [(found.batch.sample_ids, empty_heads(plan.num_soft))]
+        for read in _with_bar(loader, labelling.source, plan, num_pending=len(blocks)):
+            corrupt.update(read.batch)
+            if read.batch.views:
+                views = labelling.view.to_device(read.batch, device).views
+                heads = read_heads(labelling.model, views[0], read.batch.sample_ids, num_soft=plan.num_soft)
+                unfinished.setdefault(read.block, []).append((read.batch.sample_ids, heads))
+            skipped.setdefault(read.block, []).extend(read.skipped_ids)
+            if read.is_last:
+                rows = unfinished.pop(read.block, None) or [(read.batch.sample_ids, empty_heads(plan.num_soft))]
                 ids = torch.cat([ids for ids, _ in rows]).numpy()
                 joined = [join_heads(heads) for heads in zip(*(heads for _, heads in rows), strict=True)]
-                write_part(plan.part(found.block), ids, joined, skipped=skipped.pop(found.block))
+                write_part(plan.part(read.block), ids, joined, skipped=skipped.pop(read.block))
 
     _everywhere(label)
     seconds = time.perf_counter() - start
@@ -169,11 +170,11 @@ def _prepare(labelling: Labelling, plan: _Plan, *, overwrite: bool) -> tuple[dic
     """What the target holds if it is all done, and the blocks to do."""
     target, work = labelling.target, plan.work
     if target.exists() and not overwrite:
-        found = _read_json(target / LABELS_FILE)
-        if found is None:
+        stored = _read_json(target / LABELS_FILE)
+        if stored is None:
             raise LabelError(f"'{target}' exists and holds no labels: choose another --out, or give --overwrite")
-        _compare(found, plan.settings, f"'{target}' holds other labels")
-        return found, []
+        _compare(stored, plan.settings, f"'{target}' holds other labels")
+        return stored, []
     # Files that have changed in between would give parts of two data sets.
     stamp = {**plan.settings, "images": labelling.source.identity, "block_rows": plan.block_rows}
     if overwrite or _read_json(work / "settings.json") is None:
@@ -198,20 +199,12 @@ def _read_json(path: Path) -> dict[str, Any] | None:
     return value
 
 
-def _compare(theirs: dict[str, Any], ours: dict[str, Any], what: str) -> None:
-    theirs, ours = _flat(theirs), _flat(ours)
-    differing = [
-        f"{key} ({theirs.get(key)!r} there, {ours[key]!r} now)" for key in ours if theirs.get(key) != ours[key]
-    ]
+def _compare(stored: dict[str, Any], settings: dict[str, Any], what: str) -> None:
+    """Raise if a setting is stored with another value; what else is stored doesn't matter."""
+    names = flatten(settings).keys()
+    differing = [text for name, text in differences(stored, settings).items() if name in names]
     if differing:
         raise LabelError(f"{what}: {', '.join(differing)}. Choose another --out, or give --overwrite to forget them")
-
-
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in nested.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 def _skipped(source: ImageSource, plan: _Plan, block: int) -> list[int] | None:
@@ -225,9 +218,9 @@ def _with_bar(loader: Any, source: ImageSource, plan: _Plan, *, num_pending: int
     with tqdm(
         total=total, initial=done, desc="labels", unit="img", disable=rank() != 0, leave=False, dynamic_ncols=True
     ) as bar:
-        for found in loader:
-            yield found
-            bar.update(len(found.batch.sample_ids) + len(found.skipped_ids))
+        for read in loader:
+            yield read
+            bar.update(len(read.batch.sample_ids) + len(read.skipped_ids))
 
 
 def _finish(labelling: Labelling, plan: _Plan, seconds: float, max_corrupt_share: float) -> dict[str, Any]:

@@ -65,9 +65,8 @@ def load_backbone(name: str, *, revision: str | None = None, remote_code: bool =
     model, info = load_auto(AutoModel, name, revision, output_loading_info=True, trust_remote_code=remote_code)
     # Of many checkpoints transformers makes up the pooling layer: a random one must not be evaluated.
     model.config.ssl_zoo_random_pooler = any("pooler" in key for key in info["missing_keys"])
-    model.eval()
-    found: PreTrainedModel = model
-    return found
+    backbone: PreTrainedModel = model.eval()
+    return backbone
 
 
 def load_pretraining_model(name: str, *, revision: str | None = None) -> PreTrainedModel | None:
@@ -139,8 +138,8 @@ class Backbone(torch.nn.Module):
         """Features of shape `(batch, width)`."""
         get_image_features: Any = getattr(self.model, "get_image_features", None)  # of CLIP and its kin
         if get_image_features is not None:
-            found = get_image_features(pixel_values=images)
-            features = found if isinstance(found, torch.Tensor) else found.pooler_output
+            pooled = get_image_features(pixel_values=images)
+            features = pooled if isinstance(pooled, torch.Tensor) else pooled.pooler_output
         else:
             output = self.model(pixel_values=images)
             pooled = None if self._random_pooler else getattr(output, "pooler_output", None)
@@ -216,11 +215,11 @@ def _locate(name: str) -> Path | str:
     if "/" not in name and timm.is_model(name):
         architecture, _, tag = name.partition(".")
         tags = [other.partition(".")[2] for other in timm.list_pretrained(architecture)]
-        known = timm.get_pretrained_cfg(name) if not tag or tag in tags else None
-        if known is None or not known.hf_hub_id:
+        pretrained = timm.get_pretrained_cfg(name) if not tag or tag in tags else None
+        if pretrained is None or not pretrained.hf_hub_id:
             there = ", ".join(f"{architecture}.{other}" for other in tags) or "none"
             raise ModelLoadError(f"timm has no pretrained weights '{name}' on the Hub; of this architecture: {there}")
-        return str(known.hf_hub_id)
+        return str(pretrained.hf_hub_id)
     if not _HUB_ID.fullmatch(name):
         raise ModelLoadError(
             f"There is no folder '{name}', timm knows no model of this name, and a repository on the Hub has the form "

@@ -43,7 +43,7 @@ def _processor_view(name: str, revision: str | None) -> EvalView:
         if value is None or isinstance(value, int):
             return value
         sides = [value.get(key) if isinstance(value, dict) else getattr(value, key, None) for key in keys]
-        return next((int(found) for found in sides if found), None)
+        return next((int(pixels) for pixels in sides if pixels), None)
 
     resized = side(getattr(processor, "size", None), "shortest_edge", "height")
     cropped = getattr(processor, "do_center_crop", None)

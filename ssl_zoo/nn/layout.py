@@ -30,11 +30,11 @@ def use_channels_last(backbone: nn.Module, *, image_size: int | None = None) -> 
 
 @torch.no_grad()
 def _wide_and_small(backbone: nn.Module, image_size: int) -> list[nn.Module]:
-    found: list[nn.Module] = []
+    slow: list[nn.Module] = []
 
     def look(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
         if output.shape[-2:].numel() < _FEW_PIXELS:
-            found.append(module)
+            slow.append(module)
 
     convolutions = [
         module
@@ -49,7 +49,7 @@ def _wide_and_small(backbone: nn.Module, image_size: int) -> list[nn.Module]:
     backbone.train(was_training)
     for handle in handles:
         handle.remove()
-    return found
+    return slow
 
 
 def _lay_out_input(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:

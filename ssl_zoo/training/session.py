@@ -18,6 +18,7 @@ from ssl_zoo.data.views import MultiView
 from ssl_zoo.functional.distributed import broadcast_running_statistics_
 from ssl_zoo.models.modeling_base import SSLForPreTraining
 from ssl_zoo.nn.layout import use_channels_last
+from ssl_zoo.settings.compare import differences, flatten
 from ssl_zoo.training.build import create_support, fit_model
 from ssl_zoo.training.checkpoint import find_checkpoint, list_checkpoints, load_checkpoint, save_checkpoint
 from ssl_zoo.training.config import RecipeError
@@ -189,9 +190,9 @@ def open_session(recipe: Recipe) -> Session:
     if checkpoint is not None:
         state = load_checkpoint(accelerator, checkpoint)
         lay_out_state_(optimizer)
-        step, own = state.step, state.processes[accelerator.process_index]
-        position.load_state_dict(own["data"])
-        corrupt.num_rows, corrupt.num_corrupt = own["counted"]["num_rows"], own["counted"]["num_corrupt"]
+        step, process = state.step, state.processes[accelerator.process_index]
+        position.load_state_dict(process["data"])
+        corrupt.num_rows, corrupt.num_corrupt = process["counted"]["num_rows"], process["counted"]["num_corrupt"]
     transform = MultiView(recipe.views)
     loader = ViewStream(
         source,
@@ -251,13 +252,10 @@ def _prepare_folder(recipe: Recipe, run: Path, *, create: bool) -> None:
             run.mkdir(parents=True, exist_ok=True)
             recipe.save(path)
         return
-    stored, current = _flat(load_recipe(path).to_dict()), _flat(recipe.to_dict())
     differing = [
-        f"{name} ({stored.get(name)!r} there, {current.get(name)!r} now)"
-        for name in sorted(stored.keys() | current.keys())
-        if stored.get(name) != current.get(name)
-        and name not in _FREE_TO_CHANGE
-        and name.partition(".")[0] != "evaluation"
+        text
+        for name, text in differences(load_recipe(path).to_dict(), recipe.to_dict()).items()
+        if name not in _FREE_TO_CHANGE and not name.startswith("evaluation.")
     ]
     if differing:
         raise RecipeError(
@@ -266,12 +264,5 @@ def _prepare_folder(recipe: Recipe, run: Path, *, create: bool) -> None:
         )
 
 
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in nested.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
-
-
 def _scalar_settings(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in _flat(recipe).items() if isinstance(value, int | float | str)}
+    return {name: value for name, value in flatten(recipe).items() if isinstance(value, int | float | str)}

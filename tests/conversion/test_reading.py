@@ -125,7 +125,7 @@ def test_a_file_that_was_cut_short(new_format: bool, share: float, tmp_path: Pat
         (b"\x1f\x8b" + b"0" * 200, "unpack it"),
         (b"some text that is no checkpoint at all " * 9, "damaged"),
         (b"PK\x03\x04" + bytes(300), "damaged"),
-        ((400).to_bytes(8, "little") + b"{" + b"x" * 500, "no whole safetensors file"),
+        ((400).to_bytes(8, "little") + b"{" + b"x" * 500, "not a complete safetensors file"),
     ],
 )
 def test_what_is_no_checkpoint(content: bytes, words: str, tmp_path: Path) -> None:

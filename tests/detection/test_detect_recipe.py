@@ -128,11 +128,11 @@ def detect_in(rank, path):
 def test_two_processes_measure_what_one_does(shapes):
     alone = detect_in(0, str(shapes))
     assert alone.images[:, 0].tolist() == [0, 1, 2, 3, 4]
-    assert len(alone.found) > 10
+    assert len(alone.detections) > 10
     for found in run_in_two_processes(detect_in, str(shapes)):
         assert torch.equal(found.images, alone.images)
         assert torch.equal(found.truth, alone.truth)
-        assert torch.equal(found.found, alone.found)
+        assert torch.equal(found.detections, alone.detections)
         assert score_detections(found, num_classes=2) == score_detections(alone, num_classes=2)
 
 

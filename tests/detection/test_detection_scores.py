@@ -21,7 +21,7 @@ def plain_average_precision(data, threshold, *, num_classes, recalls):
     """Greedy matching by score, precision made to fall, read at some recalls; no crowds, areas or hard boxes."""
     values = []
     for label in range(num_classes):
-        truth, found = data.truth[data.truth[:, 5] == label], data.found[data.found[:, 6] == label]
+        truth, found = data.truth[data.truth[:, 5] == label], data.detections[data.detections[:, 6] == label]
         if not len(truth):
             continue
         hits, used = [], set()

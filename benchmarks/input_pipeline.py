@@ -76,7 +76,7 @@ def options() -> argparse.Namespace:
 def encoded_images(path: str | None, number: int, *, flag: str) -> list[bytes]:
     """The bytes of so many images, in turn if there are fewer."""
     if path is None:
-        raise SystemExit(f"There are no images to measure with: name a data set of JPEGs with {flag}.")
+        raise SystemExit(f"There are no images to measure with: name a data set of JPEGs with {flag}")
     try:
         source = open_source(DataConfig(path=path))
     except DataError as error:

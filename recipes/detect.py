@@ -120,7 +120,7 @@ def open_sources(arguments: argparse.Namespace) -> tuple[DetectionSource, Detect
     def of_each(option: str, values: Sequence[str] | None) -> list[str | None]:
         values = values or []
         if len(values) not in (0, 1, len(arguments.data)):
-            raise DataError(f"{option} has {len(values)} values, but there are {len(arguments.data)} --data.")
+            raise DataError(f"{option} has {len(values)} values, but there are {len(arguments.data)} --data")
         return list(values) if len(values) > 1 else [*values, None][:1] * len(arguments.data)
 
     def config(path: str, split: str | None, name: str | None, revision: str | None) -> DataConfig:
@@ -156,7 +156,7 @@ def open_sources(arguments: argparse.Namespace) -> tuple[DetectionSource, Detect
     ]
     if sources[0].class_names != sources[1].class_names:
         raise DataError(
-            f"Training and test data have other classes: {sources[0].class_names} and {sources[1].class_names}."
+            f"Training and test data have other classes: {sources[0].class_names} and {sources[1].class_names}"
         )
     return sources[0], sources[1]
 

@@ -110,7 +110,7 @@ class ReadPosition:
         if len(state["positions"]) != len(self.positions):
             raise DataError(
                 f"The checkpoint was made with {len(state['positions'])} data workers per process, this run has "
-                f"{len(self.positions)}; an exact continuation needs as many: set data.num_workers accordingly."
+                f"{len(self.positions)}; an exact continuation needs as many: set data.num_workers accordingly"
             )
         self.positions, self.first_slot = list(state["positions"]), state["first_slot"]
 
@@ -149,5 +149,5 @@ class CorruptCounter:
             raise DataError(
                 f"{self.num_corrupt} of {self.num_rows} rows of {self._source.path!r} hold no readable image, more "
                 f"than `data.max_corrupt_share` = {self._max_share:g} allows; one of them: {max(self._named)}. "
-                "Repair the data, or raise the share."
+                "Repair the data, or raise the share"
             )

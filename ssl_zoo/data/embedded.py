@@ -78,10 +78,10 @@ def embedded_dataset_dir(
     """
     sizes = {"train": num_train, "test": num_test}
     if seed < 0:
-        raise DataError(f"`seed` must be at least 0, got {seed!r}.")
+        raise DataError(f"`seed` must be at least 0, got {seed!r}")
     for split, size in sizes.items():
         if size < _NUM_SHARDS[split]:
-            raise DataError(f"`num_{split}` must be at least {_NUM_SHARDS[split]}, got {size!r}.")
+            raise DataError(f"`num_{split}` must be at least {_NUM_SHARDS[split]}, got {size!r}")
     parent = _default_cache() if cache_dir is None else Path(cache_dir).expanduser()
     folder = parent / f"{EMBEDDED_NAME}-v{_VERSION}-seed{seed}-{num_train}-{num_test}"
     if folder.is_dir():

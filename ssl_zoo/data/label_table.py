@@ -62,7 +62,7 @@ def read_label_table(source: ImageSource, config: DataConfig) -> tuple[Labels, i
     if len(ids) == 0 or len(np.unique(ids)) != len(ids) or not 0 <= ids.min() <= ids.max() < about["data"]["num_rows"]:
         raise DataError(
             f"`data.label_table` {place!r} must have one label for each sample id from 0 to "
-            f"{about['data']['num_rows'] - 1} at most, but ids are missing, repeated or beyond; make it anew."
+            f"{about['data']['num_rows'] - 1} at most, but ids are missing, repeated or beyond; make it anew"
         )
     label_of_row = np.full(source.num_rows, -1, dtype=np.int64)
     inside = ids < source.num_rows  # a run with `data.max_rows` uses fewer
@@ -76,7 +76,7 @@ def read_label_table(source: ImageSource, config: DataConfig) -> tuple[Labels, i
     if label_of_row.max() >= num_classes:
         raise DataError(
             f"`data.label_table` {place!r} has the label {label_of_row.max()} in {column!r}, but its {LABELS_FILE} "
-            f"says there are {num_classes}; make it anew."
+            f"says there are {num_classes}; make it anew"
         )
     return label_of_row, num_classes
 
@@ -87,7 +87,7 @@ def _read_about(place: str) -> dict[str, Any]:
         about: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         about["data"]["split"], about["files"], about["heads"]
     except (ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{LABELS_FILE} of `data.label_table` {place!r} can't be read: {error!r}.") from error
+        raise DataError(f"{LABELS_FILE} of `data.label_table` {place!r} can't be read: {error!r}") from error
     return about
 
 
@@ -98,7 +98,7 @@ def _fetch(place: str, name: str) -> Path:
         if not (folder / name).is_file():
             raise DataError(
                 f"`data.label_table` is {place!r}, but this folder has no {name}: expected what `python "
-                "recipes/label.py MODEL --out FOLDER` writes."
+                "recipes/label.py MODEL --out FOLDER` writes"
             )
         return folder / name
     repo_id, _, revision = place.partition("@")
@@ -140,7 +140,7 @@ def _check_data(about: dict[str, Any], place: str, source: ImageSource, config: 
     if differing:
         raise DataError(
             f"The labels of `data.label_table` {place!r} are of other images than `data` names: "
-            f"{', '.join(differing)}. Label this data with recipes/label.py, or train on that."
+            f"{', '.join(differing)}. Label this data with recipes/label.py, or train on that"
         )
 
 
@@ -156,7 +156,7 @@ def _read_columns(place: str, name: str, column: str, num_rows: int) -> tuple[La
         if not pa.types.is_integer(file.schema_arrow.field(column).type):
             raise DataError(
                 f"`data.label_table_column` is {column!r}, which holds {file.schema_arrow.field(column).type}, not "
-                f"whole numbers; expected one such as 'pseudo_label_0'."
+                f"whole numbers; expected one such as 'pseudo_label_0'"
             )
         table = file.read(["sample_id", column])
     except (OSError, pa.ArrowException) as error:
@@ -164,6 +164,6 @@ def _read_columns(place: str, name: str, column: str, num_rows: int) -> tuple[La
     if table.num_rows != num_rows:
         raise DataError(
             f"{name} of `data.label_table` {place!r} has {table.num_rows} rows, expected {num_rows}: it isn't the "
-            f"file that {LABELS_FILE} is about; make the labels anew."
+            f"file that {LABELS_FILE} is about; make the labels anew"
         )
     return table["sample_id"].to_numpy(), table[column].fill_null(-1).to_numpy().astype(np.int64)

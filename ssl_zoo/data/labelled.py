@@ -71,7 +71,7 @@ def choose_labelled(source: ImageSource, config: DataConfig) -> LabelledSubset:
     known_labels[chosen] = labels[chosen]
     if not (known_labels >= 0).any():
         raise DataError(
-            f"None of the {len(chosen)} rows chosen as labelled has a label in {config.label_table or source.path!r}."
+            f"None of the {len(chosen)} rows chosen as labelled has a label in {config.label_table or source.path!r}"
         )
     return LabelledSubset(torch.from_numpy(known_labels), num_classes)
 
@@ -101,15 +101,15 @@ def _listed(file: str, source: ImageSource) -> Ids:
     try:
         entries = Path(file).expanduser().read_text(encoding="utf-8").split()
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"`data.labelled_ids` is {file!r}, which can't be read: {error}.") from error
+        raise DataError(f"`data.labelled_ids` is {file!r}, which can't be read: {error}") from error
     if not entries:
-        raise DataError(f"`data.labelled_ids` is {file!r}, which is empty; expected one row number or name per line.")
+        raise DataError(f"`data.labelled_ids` is {file!r}, which is empty; expected one row number or name per line")
     if all(entry.isdecimal() for entry in entries):
         ids = np.unique(np.array([int(entry) for entry in entries], dtype=np.int64))
         if ids[-1] >= source.num_rows:
             raise DataError(
                 f"`data.labelled_ids` names row {ids[-1]}, but the rows of {source.path!r} are 0 to "
-                f"{source.num_rows - 1}."
+                f"{source.num_rows - 1}"
             )
         return ids
     wanted = set(entries)
@@ -124,7 +124,7 @@ def _listed(file: str, source: ImageSource) -> Ids:
     if missing := sorted(wanted - ids_by_name.keys()):
         raise DataError(
             f"`data.labelled_ids` names {len(missing)} of {len(wanted)} images that {source.path!r} doesn't have, "
-            f"such as {missing[0]!r}. Row numbers, one per line, work with any set."
+            f"such as {missing[0]!r}. Row numbers, one per line, work with any set"
         )
     return np.unique(np.array(list(ids_by_name.values()), dtype=np.int64))
 
@@ -170,7 +170,7 @@ class SupportSampler:
         if num_classes % world_size:
             raise DataError(
                 f"A support batch has {num_classes} classes, which can't be dealt evenly to {world_size} processes. "
-                "`model.num_support_classes` must be a multiple of their number."
+                "`model.num_support_classes` must be a multiple of their number"
             )
         self._images = copy_images(source, subset)
         ids, labels = np.array(self._images["sample_id"]), np.array(self._images["label"])
@@ -181,7 +181,7 @@ class SupportSampler:
                 f"A support batch needs {num_classes} classes with {images_per_class} labelled images each. There are "
                 f"{len(ids)} labelled images of {len(self._rows_of)} classes, of class {poorest} only "
                 f"{len(self._rows_of[poorest])}. Label more images (`data.labelled_share`), or lower "
-                "`model.num_support_classes` or `model.num_support_images`."
+                "`model.num_support_classes` or `model.num_support_images`"
             )
         self._classes = np.array(sorted(self._rows_of))
         self._num_classes, self._images_per_class = num_classes, images_per_class

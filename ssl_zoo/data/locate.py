@@ -56,7 +56,7 @@ def locate(path: str, *, name: str | None, split: str, revision: str | None, str
         if revision is not None:
             raise DataError(
                 f"`data.revision` is {revision!r}, but {path!r} is a local folder, which has no revisions. "
-                "Remove it with data.revision=null."
+                "Remove it with data.revision=null"
             )
         return _open(str(folder), name=name, split=split, revision=None, streaming=streaming, hint="")
     if path.startswith((".", "~", os.sep)) or path.count("/") > 1:
@@ -97,16 +97,15 @@ def _ask_hub(path: str, revision: str | None, *, streaming: bool) -> tuple[str |
     try:
         info = HfApi().dataset_info(path, revision=revision, timeout=60)
     except GatedRepoError as error:
-        raise DataError(f"{path!r} cannot be opened{gated}.") from error
+        raise DataError(f"{path!r} cannot be opened{gated}") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise DataError(
             f"{_missing_folder(path)}. Nor is there a data set of that name on the Hub; if it is private, log in with "
-            "`hf auth login` or set the variable HF_TOKEN."
+            "`hf auth login` or set the variable HF_TOKEN"
         ) from error
     except RevisionNotFoundError as error:
         raise DataError(
-            f"`data.revision` is {revision!r}, but {path!r} has no such commit, branch or tag; "
-            f"see {page}/commits/main."
+            f"`data.revision` is {revision!r}, but {path!r} has no such commit, branch or tag; see {page}/commits/main"
         ) from error
     except HfHubHTTPError as error:
         raise DataError(f"The Hub refused to show {path!r}: {' '.join(str(error).split())}") from error
@@ -115,7 +114,7 @@ def _ask_hub(path: str, revision: str | None, *, streaming: bool) -> tuple[str |
             raise DataError(
                 f"{_missing_folder(path)}. The Hub cannot be reached to stream it from there "
                 f"({type(error).__name__}: {error}). Check the network, or set data.path to a local folder, or to "
-                f"{EMBEDDED_NAME!r}, which needs no network."
+                f"{EMBEDDED_NAME!r}, which needs no network"
             ) from error
         return revision, "; the Hub cannot be reached, and it is not among the sets downloaded before"
     return info.sha, gated if info.gated else ""

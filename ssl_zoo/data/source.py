@@ -59,19 +59,19 @@ class DataConfig:
         for key, low in (("shuffle_buffer", 1), ("num_workers", 0), ("max_rows", 1)):
             value = getattr(self, key)
             if value is not None and value < low:
-                raise DataError(f"`data.{key}` must be at least {low}, got {value!r}.")
+                raise DataError(f"`data.{key}` must be at least {low}, got {value!r}")
         if not 0 <= self.max_corrupt_share <= 1:
-            raise DataError(f"`data.max_corrupt_share` must be a share from 0 to 1, got {self.max_corrupt_share!r}.")
+            raise DataError(f"`data.max_corrupt_share` must be a share from 0 to 1, got {self.max_corrupt_share!r}")
         if not 0 < self.labelled_share <= 1:
-            raise DataError(f"`data.labelled_share` must be a share above 0 and up to 1, got {self.labelled_share!r}.")
+            raise DataError(f"`data.labelled_share` must be a share above 0 and up to 1, got {self.labelled_share!r}")
         if self.labelled_ids is not None and self.labelled_share != 1:
             raise DataError(
                 f"`data.labelled_ids` names the labelled rows, so `data.labelled_share` must be 1.0, got "
-                f"{self.labelled_share!r}."
+                f"{self.labelled_share!r}"
             )
         for key in ("path", "split", "label_table_column"):
             if not getattr(self, key):
-                raise DataError(f"`data.{key}` is empty; expected for example {DataConfig.__dict__[key]!r}.")
+                raise DataError(f"`data.{key}` is empty; expected for example {DataConfig.__dict__[key]!r}")
 
 
 class Row(NamedTuple):
@@ -118,7 +118,7 @@ class ImageSource:
         self.num_rows = int(shard_lengths.sum())
         self.num_shards = len(shard_lengths)
         if self.num_rows == 0:
-            raise DataError(f"Split {self.split!r} of {self.path!r} has no rows; choose another with `data.split`.")
+            raise DataError(f"Split {self.split!r} of {self.path!r} has no rows; choose another with `data.split`")
         self.streaming = isinstance(dataset, datasets.IterableDataset)
         self._dataset = dataset if self.streaming else self._undecoded(dataset).with_format("arrow")
         self._located = located
@@ -135,7 +135,7 @@ class ImageSource:
         if self.label_column is None:
             raise DataError(
                 f"{self.path!r} has no labels, which this method learns from. If it has a column of classes, name it "
-                "with `data.label_column`; otherwise choose a method without supervision."
+                "with `data.label_column`; otherwise choose a method without supervision"
             )
         return read_labels(self._located, split=self.split, column=self.label_column)[: self.num_rows]
 
@@ -201,7 +201,7 @@ class RowReader:
             except StopIteration:
                 raise DataError(
                     f"Shard {shard} of {source.path!r} ends after {row} rows, expected {source.shard_lengths[shard]}: "
-                    "the files changed since they were opened. Start again, so that they are counted anew."
+                    "the files changed since they were opened. Start again, so that they are counted anew"
                 ) from None
             except (OSError, pa.ArrowException) as error:
                 raise DataError(f"Shard {shard} of {source.path!r} cannot be read at row {row}: {error}") from error
@@ -247,7 +247,7 @@ def find_columns(config: DataConfig, features: datasets.Features | None) -> tupl
             raise DataError(
                 f"{config.path!r} has {'several columns' if images else 'no column'} of images"
                 f"{f' ({images})' if images else ''}; name the one to use with `data.image_column`, "
-                f"one of {images or list(features)}."
+                f"one of {images or list(features)}"
             )
         image = images[0]
     return image, config.label_column or _find_label(config.path, features)

@@ -91,7 +91,7 @@ class ViewStream(IterableDataset[Batch]):
             raise DataError(
                 f"{source.path!r} has {source.num_rows} rows in split {source.split!r}, fewer than the "
                 f"{world_size * num_slots} streams that share them ({world_size} processes x {num_slots} workers). "
-                "Use fewer workers (data.num_workers) or processes."
+                "Use fewer workers (data.num_workers) or processes"
             )
 
     def loader(self) -> DataLoader[Batch]:

@@ -114,7 +114,7 @@ def read_boxes(value: Any, fields: ObjectFields, *, width: int, height: int, num
     if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < num_classes):
         raise DataError(
             f"`{fields.objects}.{fields.category}` holds class {sorted(set(labels.tolist()))}, expected 0 to "
-            f"{num_classes - 1}: set --num-classes to the largest class plus one."
+            f"{num_classes - 1}: set --num-classes to the largest class plus one"
         )
     full = to_corners(raw, fields.box_format)
     limits = torch.tensor([width, height, width, height], dtype=torch.float64)

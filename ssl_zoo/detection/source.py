@@ -111,15 +111,15 @@ def open_detection_source(
         if other != names:
             raise DataError(
                 f"{config.path!r} has other classes than {configs[0].path!r}: {other} instead of {names}. Data sets "
-                "that are joined need the same classes in the same order."
+                "that are joined need the same classes in the same order"
             )
     if names is None and num_classes is None:
         raise DataError(
             f"{configs[0].path!r} stores its classes as integers without names: say how many there are with "
-            "--num-classes."
+            "--num-classes"
         )
     if names is not None and num_classes not in (None, len(names)):
-        raise DataError(f"--num-classes is {num_classes}, but {configs[0].path!r} names {len(names)} classes.")
+        raise DataError(f"--num-classes is {num_classes}, but {configs[0].path!r} names {len(names)} classes")
     return DetectionSource(
         tuple(parts), fields, len(names) if names else int(num_classes or 0), tuple(names) if names else None
     )
@@ -139,9 +139,7 @@ def _class_names(path: str, feature: Any, fields: ObjectFields) -> list[str] | N
     if isinstance(inner, list):
         inner = inner[0]
     if not isinstance(inner, dict):
-        raise DataError(
-            f"`{fields.objects}` of {path!r} must be a struct of lists or a list of structs, is {feature}."
-        )
+        raise DataError(f"`{fields.objects}` of {path!r} must be a struct of lists or a list of structs, is {feature}")
     for name, option in ((fields.bbox, "--bbox-field"), (fields.category, "--category-field")):
         if name not in inner:
             raise DataError(
@@ -157,6 +155,6 @@ def _class_names(path: str, feature: Any, fields: ObjectFields) -> list[str] | N
     if "int" not in str(getattr(category, "dtype", "")):
         raise DataError(
             f"`{fields.objects}.{fields.category}` of {path!r} must be a class label or an integer, is {category}; "
-            "convert it with `datasets.Dataset.cast_column`, or name another with --category-field."
+            "convert it with `datasets.Dataset.cast_column`, or name another with --category-field"
         )
     return None

@@ -111,7 +111,7 @@ class DetectionStream(IterableDataset[DetectionBatch]):
         if training and min(order.num_rows for order in self._orders) == 0:
             raise DataError(
                 f"{source.path!r} has {source.num_rows} images, fewer than the {world_size * slots} streams that "
-                "share them: use fewer processes or --num-workers."
+                "share them: use fewer processes or --num-workers"
             )
 
     def loader(self) -> DataLoader[DetectionBatch]:
@@ -222,5 +222,5 @@ class BoxCounter:
             other = "xyxy" if used == "xywh" else "xywh"
             raise DataError(
                 f"{wrong} of {self.num_boxes} boxes of {self._source.path!r}, read as {used}, are empty or leave "
-                f"their images: set --box-format {other}, or repair the data."
+                f"their images: set --box-format {other}, or repair the data"
             )

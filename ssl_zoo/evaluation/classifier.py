@@ -127,7 +127,7 @@ def finetune(
             correct += torch.stack([hits[:, 0].sum(), hits.any(dim=1).sum(), known.sum()])
     top1, top5, total = all_reduce_sum_(correct).tolist()
     if total == 0:
-        raise DataError(f"Split {test.split!r} of {test.path!r} has no labels to test the classifier on.")
+        raise DataError(f"Split {test.split!r} of {test.path!r} has no labels to test the classifier on")
     return FinetuneResult(top1 / total, top5 / total if num_classes > 5 else None, train.num_rows, total, final_loss)
 
 

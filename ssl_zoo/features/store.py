@@ -105,7 +105,7 @@ class FeatureStore:
         if not all(all_gather_objects((place / "state.npy").is_file())):
             raise DataError(
                 f"The processes don't share the folder of features: '{place.name}' made by the first is not there for "
-                "all. Name a folder that they share with --cache-dir."
+                "all. Name a folder that they share with --cache-dir"
             )
         features, labels, state = (
             np.load(place / f"{name}.npy", mmap_mode="r+") for name in ("part", "part_labels", "state")
@@ -145,7 +145,7 @@ class FeatureStore:
         if wanted > free:
             raise DataError(
                 f"The features of {source.num_rows:,} images take {wanted / 1e9:.1f} GB on disk, where "
-                f"{free / 1e9:.1f} GB are free: name another disk with --cache-dir, or use --feature-dtype float16."
+                f"{free / 1e9:.1f} GB are free: name another disk with --cache-dir, or use --feature-dtype float16"
             )
         for name, (shape, dtype) in shapes.items():
             np.lib.format.open_memmap(place / f"{name}.npy", mode="w+", dtype=dtype, shape=shape).flush()
@@ -197,7 +197,7 @@ class FeatureStore:
         if num_corrupt > reading.max_corrupt_share * len(state):
             raise DataError(
                 f"{num_corrupt} of {len(state)} rows of {source.path!r} hold no readable image, more than "
-                f"`data.max_corrupt_share` = {reading.max_corrupt_share:g} allows. Repair it or raise the share."
+                f"`data.max_corrupt_share` = {reading.max_corrupt_share:g} allows. Repair it or raise the share"
             )
         if num_corrupt:
             part = np.load(place / "part.npy", mmap_mode="r")

@@ -7,13 +7,11 @@ from collections.abc import Iterator
 import torch
 
 from ssl_zoo.functional.distributed import all_reduce_max_, all_reduce_sum_
+from ssl_zoo.functional.exponents import LARGEST_RANGE, SMALLEST_POWER
 
 
 __all__ = ["mira_assignment"]
 
-# The weights of the prototypes may come e^40 apart before the kernel is made anew: what has been flushed in it
-# (below e^-87) could by then have reached 1e-20 of a row.
-_LARGEST_RANGE = 40.0
 # Without a tolerance, the iterations that remain may change no assignment by more.
 _PRECISION = {torch.float32: 4e-6, torch.float64: 1e-15}
 _BLOCK_ELEMENTS = 2**18  # of the kernel, 1 MB: a CPU's cache holds what several operations share
@@ -84,7 +82,7 @@ def mira_assignment(
             previous, log_m = log_m, column_sums.log_().add_(shift)
             moves = torch.stack([log_m - previous, log_m - log_m_of_kernel])
             change, moved = (moves.amax(dim=-1) - moves.amin(dim=-1)).amax(dim=-1).tolist()
-            if beta * moved > _LARGEST_RANGE:
+            if beta * moved > LARGEST_RANGE:
                 shift, log_m_of_kernel = _fill_(kernel, problems, sharpness, -beta * log_m), log_m
             if iteration > 0 and (1.0 - beta) * change < tolerance:
                 break
@@ -151,8 +149,7 @@ def _fill_(
         maxima[index] = torch.maximum(maxima[index], block.amax(dim=0))
     all_reduce_max_(maxima)
     for index, rows in _blocks(kernel):
-        # Below the smallest normal number of float32, exponentials and products would take ten times as long.
-        kernel[index, rows].sub_(maxima[index]).clamp_min_(-87.0).exp_()
+        kernel[index, rows].sub_(maxima[index]).clamp_min_(SMALLEST_POWER).exp_()
     return maxima.double() if log_weights is None else maxima - log_weights
 
 
@@ -166,7 +163,7 @@ def _fill_mild_(kernel: torch.Tensor, scores: torch.Tensor, sharpness: float) ->
         block = torch.add(largest.mul_(-sharpness), given, alpha=sharpness, out=kernel[index, rows])
         lowest = torch.minimum(lowest, block.amin())
         block.exp_()
-    return bool(all_reduce_max_(-lowest) < _LARGEST_RANGE)
+    return bool(all_reduce_max_(-lowest) < LARGEST_RANGE)
 
 
 def _column_sums(kernel: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:

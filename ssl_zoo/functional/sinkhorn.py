@@ -11,14 +11,12 @@ from typing import NamedTuple
 import torch
 
 from ssl_zoo.functional.distributed import broadcast_
+from ssl_zoo.functional.exponents import LARGEST_RANGE
 from ssl_zoo.functional.sinkhorn_kernel import ScaledKernel
 
 
 __all__ = ["SinkhornSolution", "sinkhorn_labels", "sinkhorn_solve"]
 
-# Scaling factors of the columns may move e^40 apart before the kernel is rescaled: what float32 has flushed in it
-# (below e^-87) could by then have reached 1e-20 of a sum. One Sinkhorn step moves them by at most ln(N K).
-_LARGEST_RANGE = 40.0
 # Sums in float32 know how many of a million samples a cluster has to this many.
 _FLOAT32_ERROR = 3e-6
 # Anderson's extrapolation from so many changes, in every so many iterations. In each one it is slower and may not
@@ -206,7 +204,7 @@ def _iterate(
             if iteration % _EXTRAPOLATE_EVERY == 0 and len(steps) > 1:
                 log_r = broadcast_(_extrapolated(images, steps))
         moved = log_r - scaled_at
-        if float(moved.max() - moved.min()) > _LARGEST_RANGE:
+        if float(moved.max() - moved.min()) > LARGEST_RANGE:
             rows.rescale(log_r)
             scaled_at = log_r
     return image, iteration, error

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from ssl_zoo.functional.distributed import all_gather_rows, all_reduce_max_, all_reduce_sum_, rank
+from ssl_zoo.functional.exponents import SMALLEST_POWER
 
 
 __all__ = ["ScaledKernel"]
@@ -15,7 +16,6 @@ __all__ = ["ScaledKernel"]
 # log Q_ij this close to the largest of its row count as equal to it: columns or rows that are equal in exact
 # arithmetic differ by rounding alone, and Q itself is known to `tolerance` only.
 _TIE = 1e-7
-_SMALLEST_POWER = -87.0  # its exponential is the smallest normal number of float32
 _CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**24}  # a chunk fits a CPU's cache, and fills a GPU
 
 
@@ -68,8 +68,7 @@ class ScaledKernel:
     def _scaled(self, chunk: slice, powers: torch.Tensor) -> torch.Tensor:
         powers += self.column_shift.to(powers.dtype)
         powers -= self.row_shift[chunk].unsqueeze(1).to(powers.dtype)
-        # Numbers below the smallest normal one would take ten times as long, here and in the products.
-        return powers.to(self._dtype).clamp_min_(_SMALLEST_POWER).exp_()
+        return powers.to(self._dtype).clamp_min_(SMALLEST_POWER).exp_()
 
     def rescale(self, log_r: torch.Tensor) -> None:
         """Choose the shifts such that the largest P_ij r_j of each row, and then of each column, becomes a 1."""

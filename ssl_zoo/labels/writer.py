@@ -238,7 +238,7 @@ def _finish(labelling: Labelling, plan: _Plan, seconds: float, max_corrupt_share
     if len(rows) == source.num_rows or len(rows) > max_corrupt_share * source.num_rows:
         raise DataError(
             f"{len(rows)} of {source.num_rows} rows of {source.path!r} hold no readable image, more than "
-            f"`max_corrupt_share` = {max_corrupt_share:g} allows. Repair the data, or raise the share."
+            f"`max_corrupt_share` = {max_corrupt_share:g} allows. Repair the data, or raise the share"
         )
     with replace_atomically(target) as whole:
         files, heads = join_parts(

@@ -378,6 +378,34 @@ def test_modelling_code_can_be_exported(path: Path) -> None:
             assert id(node) in top, f"line {node.lineno}: import inside a function or class"
 
 
+def full_stops(source: str) -> list[int]:
+    """Lines of the errors whose message, as far as it is written there, ends with a full stop."""
+
+    def ending(node: ast.AST) -> str:
+        if isinstance(node, ast.JoinedStr) and node.values:
+            return ending(node.values[-1])
+        if isinstance(node, ast.BinOp):
+            return ending(node.right)
+        return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+
+    raised = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Raise)]
+    messages = [(node.lineno, node.exc.args[0]) for node in raised if isinstance(node.exc, ast.Call) and node.exc.args]
+    return [line for line, text in messages if ending(text).endswith(".") and not ending(text).endswith("...")]
+
+
+@pytest.mark.parametrize("folder", ["ssl_zoo", "recipes", "space", "results", "benchmarks", "model_cards"])
+def test_error_messages_end_without_a_full_stop(folder: str) -> None:
+    """One sentence has none, and of several the last has none."""
+    paths = sorted((ROOT / folder).rglob("*.py"))
+    found = {str(path.relative_to(ROOT)): full_stops(path.read_text(encoding="utf-8")) for path in paths}
+    assert {path: lines for path, lines in found.items() if lines} == {}
+
+
+def test_full_stops_are_found() -> None:
+    lines = ["raise ValueError('Stop.')", "raise ValueError('Go on. Don\\'t stop')", "raise ValueError(f'{1} or ...')"]
+    assert full_stops("\n".join([*lines, "raise ValueError(f'one {1}' + ' two.')", "raise ValueError"])) == [1, 4]
+
+
 def missing_parts(method: str, root: Path = ROOT) -> list[str]:
     """What a method's folder lacks, by path."""
     folder = root / "ssl_zoo" / "models" / method

@@ -101,7 +101,7 @@ def publish(
         remote = look(api, repo_id, branch)
         history = read_history(api, remote, branch)
     except ExportError as error:
-        raise PublishError(f"{error} Nothing was sent.") from error
+        raise PublishError(f"{error}. Nothing was sent") from error
     except Exception as error:  # whatever asking dies of, the user must learn that nothing has happened
         if not dry_run:
             raise failure(api, progress, error) from error
@@ -109,7 +109,7 @@ def publish(
     options = {"private": private, "with_permission": with_permission}
     refusal = None if remote is None else refuse(remote, source, repo_id, branch, tag, **options)
     if refusal is not None and not dry_run:
-        raise PublishError(f"{refusal} Nothing was sent.")
+        raise PublishError(f"{refusal} Nothing was sent")
 
     with tempfile.TemporaryDirectory(prefix="ssl_zoo-") as folder:
         files = Path(folder) / "files"
@@ -125,7 +125,7 @@ def publish(
             if dry_run:
                 return made
             if made.refusal is not None:
-                raise PublishError(f"{made.refusal} Nothing was sent.")
+                raise PublishError(f"{made.refusal} Nothing was sent")
             message, description = _describe(source, with_permission=with_permission)
             made.commit, made.changed = send(
                 api,

@@ -177,6 +177,6 @@ def _objects(api: HfApi, remote: Remote, path: str, *, whole: bool = False) -> l
     if not all(isinstance(row, dict) for row in rows):
         raise ExportError(
             f"{path} of '{remote.repo_id}' (commit {str(remote.head)[:12]}) isn't the JSON that was published, so "
-            f"what it says can't be kept: mend it on the Hub, or delete it there."
+            f"what it says can't be kept: mend it on the Hub, or delete it there"
         )
     return rows

@@ -75,7 +75,7 @@ def publish_space(
         if dry_run:
             return made
         if made.refusal is not None:
-            raise PublishError(f"{made.refusal} Nothing was sent.")
+            raise PublishError(f"{made.refusal} Nothing was sent")
         try:
             made.commit, made.changed = send(
                 api,
@@ -108,7 +108,7 @@ def write_space(space_dir: str | Path, out_dir: str | Path) -> list[Path]:
     """
     out = Path(out_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise PublishError(f"'{out}' is not empty: name a folder that is empty or doesn't exist.")
+        raise PublishError(f"'{out}' is not empty: name a folder that is empty or doesn't exist")
     out.parent.mkdir(parents=True, exist_ok=True)
     with replace_atomically(out, overwrite=False) as files:
         made = _gather(Path(space_dir), files, "org/name")
@@ -131,7 +131,7 @@ def _gather(space: Path, out: Path, repo_id: str) -> Publication:
     for name in names:
         leaks = file_leaks(out / name, paths=(space.absolute(),))
         if leaks:
-            raise PublishError(f"{name} would give away {', '.join(leaks)}; take it out of the file first.")
+            raise PublishError(f"{name} would give away {', '.join(leaks)}; take it out of the file first")
     made = Publication(
         repo_id=repo_id,
         revision="main",
@@ -158,10 +158,10 @@ def _check(space: Path) -> None:
     missing = [name for name in _NEEDED if not (space / name).is_file()]
     if missing:
         raise PublishError(
-            f"'{space}' is no Space: it has no {', '.join(missing)}. Expected the folder space/ of ours."
+            f"'{space}' is no Space: it has no {', '.join(missing)}. Expected the folder space/ of ours"
         )
     if (space / PACKAGE.name).exists():
-        raise PublishError(f"'{space}' holds a '{PACKAGE.name}' of its own: the package's sources are put there.")
+        raise PublishError(f"'{space}' holds a '{PACKAGE.name}' of its own: the package's sources are put there")
     settings = _settings(space / "README.md")
     wrong = [
         f"`{name}: {settings.get(name)}` should be {expected}"
@@ -173,7 +173,7 @@ def _check(space: Path) -> None:
         if not right
     ]
     if wrong:
-        raise PublishError(f"The README.md of '{space}' doesn't say how Spaces run it: {', '.join(wrong)}.")
+        raise PublishError(f"The README.md of '{space}' doesn't say how Spaces run it: {', '.join(wrong)}")
 
 
 def _settings(readme: Path) -> dict[str, Any]:

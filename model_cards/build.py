@@ -1,4 +1,4 @@
-"""Build the zoo's index and its page from the entry files beside this one: python model_cards/build.py [--check].
+"""Build the zoo's index and its page from the entry files in this folder: python model_cards/build.py [--check].
 
 An entry is `<zoo name>.md`: YAML between two lines of three dashes, then a few sentences, which are a Jinja template
 over the entry's own data. It becomes a line of ssl_zoo/zoo/index.json and of docs/zoo.md (from page.md.jinja).
@@ -110,9 +110,9 @@ def read_entries(folder: Path = HERE) -> list[ZooEntry]:
     for repository in sorted({entry.repository for entry in entries}):
         defaults = [entry.name for entry in entries if entry.repository == repository and entry.default]
         if len(defaults) != 1:
-            found = ", ".join(defaults) or "none"
             raise CardError(
-                f"'{repository}' needs exactly one entry with `default: true` (what `main` holds), got {found}"
+                f"'{repository}' needs exactly one entry with `default: true` (what `main` holds), "
+                f"got {', '.join(defaults) or 'none'}"
             )
     return sorted(entries, key=lambda entry: entry.name)
 
@@ -126,9 +126,9 @@ def render_page(entries: Sequence[ZooEntry]) -> str:
     """The text of docs/zoo.md: a section for each method, the authors' checkpoints before our own."""
     methods = []
     for method in sorted({entry.method for entry in entries}, key=lambda name: display_name(name).lower()):
-        own = sorted((entry for entry in entries if entry.method == method), key=_order)
-        rows = {origin: [entry for entry in own if entry.origin == origin] for origin in ("authors", "ours")}
-        methods.append({"method": method, "name": display_name(method), "paper": own[0].paper, **rows})
+        ordered = sorted((entry for entry in entries if entry.method == method), key=_order)
+        rows = {origin: [entry for entry in ordered if entry.origin == origin] for origin in ("authors", "ours")}
+        methods.append({"method": method, "name": display_name(method), "paper": ordered[0].paper, **rows})
     _ENVIRONMENT.filters |= {"licence": licence, "reported": reported_cell, "measured": measured_cell}
     template = _ENVIRONMENT.from_string((HERE / "page.md.jinja").read_text(encoding="utf-8"))
     text = template.render(methods=methods, count=len(entries))
@@ -141,7 +141,7 @@ def licence(license: License) -> str:
 
 
 def reported_cell(entry: ZooEntry) -> str:
-    """The authors' numbers, with where they stand."""
+    """The authors' numbers, with their sources."""
     cells = []
     for where in dict.fromkeys(line.where for line in entry.reported):
         numbers = [
@@ -182,9 +182,9 @@ def _reported_number(line: Reported) -> str:
 
 
 def _order(entry: ZooEntry) -> tuple[Any, ...]:
-    """The default of a repository first, numbers in names by their size."""
-    words = [(not word.isdigit(), int(word) if word.isdigit() else word) for word in re.split(r"(\d+)", entry.tag)]
-    return entry.repository, not entry.default, words
+    """The default of a repository first; numbers in names in their numeric order."""
+    parts = [(not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", entry.tag)]
+    return entry.repository, not entry.default, parts
 
 
 def _render(place: str, body: str, fields: dict[str, Any], *, tag: str) -> str:
@@ -215,9 +215,9 @@ def _front_matter(path: Path) -> tuple[dict[str, Any], str]:
     return data, parts[2]
 
 
-def _expect(place: str, field: str, value: Any, known: Any) -> None:
-    if value not in known:
-        raise CardError(f"{place}: `{field}` must be one of {', '.join(known)}, got '{value}'")
+def _expect(place: str, field: str, value: Any, allowed: Any) -> None:
+    if value not in allowed:
+        raise CardError(f"{place}: `{field}` must be one of {', '.join(allowed)}, got '{value}'")
 
 
 def _nested(place: str, field: str, data: Any, kind: type) -> Any:

@@ -6,9 +6,9 @@ python recipes/publish.py FOLDER org/name --revision imagenet1k-400ep --tag imag
 python recipes/publish.py FOLDER org/name --out REPOSITORY # to a folder, without a network
 python recipes/publish.py --space org/name                 # the page, as a Space; docs/space.md
 
-FOLDER is a run of recipes/train.py, what recipes/convert.py wrote, or a REPOSITORY. One commit holds the backbone, the
-full pretraining model, the code to load them, where they come from, the log, the results and the model card. A failed
-push leaves the branch as it was; the same command continues it. docs/publishing.md says more.
+FOLDER is a run of recipes/train.py, the output of recipes/convert.py, or a REPOSITORY. One commit holds the backbone,
+the full pretraining model, the code to load them, their recipe or conversion, the log, the results and the model card.
+A failed push leaves the branch as it was; the same command continues it. More in docs/publishing.md.
 """
 
 import argparse
@@ -27,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run_dir", metavar="FOLDER", nargs="?", help="of a run, of a conversion, or that --out wrote")
-    parser.add_argument("repo_id", metavar="org/name", nargs="?", help="repository; made when it doesn't exist")
+    parser.add_argument("repo_id", metavar="org/name", nargs="?", help="repository; created if it doesn't exist")
     parser.add_argument("--space", metavar="org/name", help="publish the folder space/ and the package as this Space")
     parser.add_argument("--private", action="store_true", help="make it private; refused when it exists and is public")
     parser.add_argument("--revision", metavar="BRANCH", help="branch to commit to (default: main)")
@@ -61,15 +61,17 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def describe(made: Publication) -> str:
-    """List files with sizes and what becomes of them, then the card."""
+    """List the files with their sizes and what would happen to them, then the card."""
     changes = made.changes
-    fate = {}
+    change_of = {}
     if changes is not None:
         groups = {"new": changes.new, "replaced": changes.replaced, "same": changes.same}
-        fate = {name: word for word, names in groups.items() for name in names}
-    rest = (*changes.deleted, *changes.kept) if changes is not None else ()
-    width = max(len(name) for name in (*made.files, *rest))
-    lines = [f"{name:<{width}}  {size:>14,} bytes  {fate.get(name, '')}".rstrip() for name, size in made.files.items()]
+        change_of = {name: change for change, names in groups.items() for name in names}
+    others = (*changes.deleted, *changes.kept) if changes is not None else ()
+    width = max(len(name) for name in (*made.files, *others))
+    lines = [
+        f"{name:<{width}}  {size:>14,} bytes  {change_of.get(name, '')}".rstrip() for name, size in made.files.items()
+    ]
     lines.append(f"{'total':<{width}}  {sum(made.files.values()):>14,} bytes")
     if changes is not None:
         lines += [f"{name:<{width}}  deleted: written by an earlier publication" for name in changes.deleted]

@@ -49,7 +49,7 @@ class Entry:
     """A row of the table of results.
 
     Attributes:
-        title: What the row is called, Markdown.
+        title: Name of the row, Markdown.
         labels: Labels that it learned from, in words.
         kind: `"ours"`, `"rival"` or `"baseline"`.
         results: Lines of a results file, of this subject alone; several seeds are averaged.
@@ -62,25 +62,25 @@ class Entry:
 
     def values(self, column: Column) -> list[dict[str, Any]]:
         """The lines of a column, one for each seed, the last one measured."""
-        found = {
+        by_seed = {
             line["seed"]: line
             for line in self.results
             if line["metric"] == column.metric and column.protocol.items() <= line["protocol"].items()
         }
-        return list(found.values())
+        return list(by_seed.values())
 
     def mean(self, column: Column) -> float | None:
         """Mean over the seeds, in per cent for shares."""
-        found = [line["value"] for line in self.values(column)]
-        return _scale(column) * statistics.mean(found) if found else None
+        values = [line["value"] for line in self.values(column)]
+        return _scale(column) * statistics.mean(values) if values else None
 
     def spread(self, column: Column) -> tuple[float, float] | None:
         """Low and high: two standard deviations of several seeds, or the bootstrap interval of one."""
         lines, scale = self.values(column), _scale(column)
         if len(lines) > 1:
-            found = [scale * line["value"] for line in lines]
-            width = 2 * statistics.stdev(found)
-            return statistics.mean(found) - width, statistics.mean(found) + width
+            values = [scale * line["value"] for line in lines]
+            mean, width = statistics.mean(values), 2 * statistics.stdev(values)
+            return mean - width, mean + width
         if lines and lines[0].get("interval"):
             low, high = lines[0]["interval"]
             return scale * low, scale * high

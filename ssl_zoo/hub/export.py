@@ -1,8 +1,8 @@
 """The files of a published repository, made from a run's folder or a conversion.
 
-One repository serves four readers. The root is a timm model (weights by timm's names, timm's keys in `config.json`)
+Four libraries read one repository. The root is a timm model (timm's names of weights, timm's keys in `config.json`)
 that transformers can load as well, because our models hold the timm backbone under their `base_model_prefix`. The full
-pretraining model lies in `pretraining/`, and the `.py` files beside the root configuration serve both by
+pretraining model is in `pretraining/`; the `.py` files beside the root configuration serve both by
 `trust_remote_code=True`.
 """
 
@@ -46,10 +46,10 @@ WRITTEN = frozenset(
         *(f"{folder}{name}" for folder in ("", f"{PRETRAINING_FOLDER}/") for name in ("config.json", WEIGHTS_FILE)),
     }
 )
-"""All that an export may hold beside the code, by path."""
+"""Paths of all files that an export may hold, except the code."""
 
 CODE_MARK = "# Made from ssl_zoo/"
-"""How each file of code in an export begins."""
+"""First words of each file of code in an export."""
 
 
 def export_repo(
@@ -66,27 +66,26 @@ def export_repo(
 
     Args:
         run_dir (`str` or `Path`): Folder of a finished run (`recipe.yaml`, `model/`), of a conversion
-            (`conversion.json`, `model/`), or one that this function wrote; with what else there is of
-            `metrics.jsonl`, `results.jsonl`, pictures. Nothing else in it is looked at.
+            (`conversion.json`, `model/`), or one that this function wrote. Read, too, if
+            present: `metrics.jsonl`, `results.jsonl`, pictures; nothing else.
         out_dir (`str` or `Path`): Where to write; must be empty or missing.
         repo_id (`str`): Id that the model card's code loads from.
         revision (`str`, *optional*): Branch that the model card's code names.
         history ([`History`], *optional*): What that branch holds now; its results are kept.
-        with_permission (`bool`): Note that whoever publishes weights without a licence has the permission to.
-        compact (`bool`): Leave out of the pretraining model what only serves to train on and begins as a copy.
+        with_permission (`bool`): Record that the publisher has the authors' permission, where there is no licence.
+        compact (`bool`): Leave out of the pretraining model what only further training needs and begins as a copy.
 
     Returns:
         `list[Path]`: The files written, relative to `out_dir`, sorted.
 
     Raises:
         ExportError: for an unfinished run, weights that don't fit the configuration or are others than a conversion
-            made, converted weights without their `conversion.json`, or a file that would give away a path or a secret
-            of this machine.
+            made, converted weights without their `conversion.json`, or a file with a path or a secret of this machine.
     """
     out = Path(out_dir).absolute()
     source = Source.read(run_dir)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ExportError(f"'{out}' is not empty; give a new or an empty folder")
+        raise ExportError(f"'{out}' is not empty: name a new or an empty folder")
     out.parent.mkdir(parents=True, exist_ok=True)
     with replace_atomically(out, overwrite=False) as unfinished:
         unfinished.mkdir()
@@ -134,7 +133,7 @@ def _write_facts(source: Source, out: Path, history: History | None, *, with_per
 
 
 def _write_recipe(source: Source, out: Path) -> dict[str, Any]:
-    """Write the recipe without this machine's folders; of an export made before it is as it was."""
+    """Write the recipe without this machine's folders; the recipe of an earlier export stays as it is."""
     recipe: dict[str, Any] = source.recipe or {}
     if source.exported:
         shutil.copyfile(source.folder / RECIPE_FILE, out / RECIPE_FILE)
@@ -146,7 +145,7 @@ def _write_recipe(source: Source, out: Path) -> dict[str, Any]:
 
 
 def _shareable_recipe(recipe: dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """Replace a local data folder by its name; return the recipe and the comment that says so."""
+    """Replace a local data folder by its name; return the recipe and a comment that says so."""
     shared: dict[str, Any] = without_paths(recipe)
     shared.pop("results", None)  # in runs of earlier versions: those of the recipe, not of this run
     path = str((recipe.get("data") or {}).get("path", ""))
@@ -159,7 +158,7 @@ def _shareable_recipe(recipe: dict[str, Any]) -> tuple[dict[str, Any], str]:
 def _conversion(
     source: Source, weights: dict[str, Any], history: History | None, *, with_permission: bool
 ) -> dict[str, Any]:
-    """Complete `conversion.json`: what came out, and that it may be public if that isn't said by a licence."""
+    """Complete `conversion.json`: digests of the weights, and the permission to publish where there is no licence."""
     conversion: dict[str, Any] = without_paths(source.conversion)
     made = conversion.get("result")
     if source.exported and made and made != weights:
@@ -186,7 +185,7 @@ def _without_folder(line: dict[str, Any]) -> dict[str, Any]:
 
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:
-    """Read a JSON-lines file without paths; a last line that a crash cut short is left out."""
+    """Read a JSON-lines file, without paths of this machine; a last line that a crash cut short is left out."""
     if not file.is_file():
         return []
     rows: list[dict[str, Any]] = []
@@ -196,7 +195,7 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
             rows.append(_without_folder(without_paths(json.loads(line))))
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise ExportError(f"'{file}', line {number} is no JSON: {error}") from error
+                raise ExportError(f"'{file}', line {number} is not valid JSON: {error}") from error
     return rows
 
 
@@ -204,4 +203,4 @@ def _refuse_leaks(folder: Path, out: Path, files: list[Path]) -> None:
     for file in files:
         leaks = file_leaks(out / file, paths=(folder.absolute(),))
         if leaks:
-            raise ExportError(f"{file} would give away {', '.join(leaks)}; take it out of the run's files first")
+            raise ExportError(f"{file} would give away {', '.join(leaks)}: take it out of the run's files first")

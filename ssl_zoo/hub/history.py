@@ -1,4 +1,4 @@
-"""Results of a branch over many publications: none is lost, and none is taken for one of other weights."""
+"""Results of a branch over many publications: none is lost, and each stays with its weights."""
 
 import json
 from collections.abc import Sequence
@@ -33,11 +33,11 @@ class History:
 def merge_results(
     results: Sequence[Line], earlier: Sequence[Line], *, weights_sha256: str, history: History | None
 ) -> tuple[list[Line], list[Line]]:
-    """Join what was measured here and what is published.
+    """Merge the local results with the published ones.
 
-    Lines of the same measurement (metric, subject, protocol, data, seed, images seen) replace each other: the one of a
-    later day, else the local one, else the one further down. Published results of other weights become earlier ones;
-    earlier ones of these very weights become results again.
+    Of lines of the same measurement (metric, subject, protocol, data, seed, images seen) one is kept: the one of the
+    latest day, else the local one, else the last one. Published results of other weights become earlier ones; earlier
+    ones of these weights become results again.
 
     Args:
         results (`Sequence[dict]`): Local lines of `results.jsonl`.
@@ -46,8 +46,7 @@ def merge_results(
         history ([`History`], *optional*): What is published; `None` where nothing is.
 
     Returns:
-        Lines of `results.jsonl` and of `earlier_results.jsonl`; merged again with what was published, they stay as
-        they are.
+        Lines of `results.jsonl` and of `earlier_results.jsonl`. Merging these again changes nothing.
     """
     published: list[Line] = []
     past: list[Line] = []
@@ -76,9 +75,9 @@ def _measurement(line: Line) -> str:
 
 def _latest(lines: Sequence[Line], name: Any) -> list[Line]:
     """One line for each name, in order of first appearance."""
-    found: dict[str, Line] = {}
+    latest: dict[str, Line] = {}
     for line in lines:
         key = name(line)
-        if key not in found or str(line.get("date") or "") >= str(found[key].get("date") or ""):
-            found[key] = line
-    return list(found.values())
+        if key not in latest or str(line.get("date") or "") >= str(latest[key].get("date") or ""):
+            latest[key] = line
+    return list(latest.values())

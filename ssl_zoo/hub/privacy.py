@@ -1,4 +1,4 @@
-"""What must not leave the machine: where files lie on it, and secrets."""
+"""What must not leave the machine: its paths, and secrets."""
 
 import os
 import re
@@ -14,8 +14,8 @@ from typing import Any
 __all__ = ["file_leaks", "find_leaks", "folder_name", "is_local_folder", "without_paths"]
 
 
-# A path from the root, from the home folder or from a drive: quoted (may then hold blanks) or up to the next blank.
-# `https://...` and `a/b` are none.
+# A path that begins at the root, the home folder or a drive: quoted (it may then hold blanks) or up to the next blank.
+# `https://...` and `a/b` are not such paths.
 _START = r"(?:file://)?(?:~[\w.-]*[/\\]|/(?=[\w.~@-])|[A-Za-z]:[/\\](?=[\w.]))"
 _QUOTED = rf"(?P<quote>['\"])(?P<inside>{_START}[^'\"\n]*)(?P=quote)"
 _BARE = rf"(?<![\w.\-/\\:<]){_START}(?:\\.|[^\s'\"`,;:)\]}}])*"
@@ -73,29 +73,29 @@ def _last_part(path: str) -> str:
 
 
 def find_leaks(text: str, *, paths: tuple[Path, ...] = ()) -> list[str]:
-    """Name what a text gives away: folders of this machine, tokens, secrets from the environment.
+    """Name what a text gives away: folders of this machine, tokens, secrets of the environment.
 
     Args:
         text (`str`): What would be published.
-        paths (`tuple` of `Path`): Folders to look for, beside home, working, temporary and Python's folder.
+        paths (`tuple` of `Path`): Folders to look for, besides the home, working, temporary and Python folders.
 
     Returns:
-        `list[str]`: A few words for each finding, without the secret itself.
+        `list[str]`: A description of each finding, without the secret itself.
     """
-    found = []
-    own = (Path.home(), Path.cwd(), Path(tempfile.gettempdir()), Path(sys.prefix), *paths)
-    for path in {str(form) for folder in own for form in (folder, folder.resolve())}:
+    leaks = []
+    folders = (Path.home(), Path.cwd(), Path(tempfile.gettempdir()), Path(sys.prefix), *paths)
+    for path in {str(form) for folder in folders for form in (folder, folder.resolve())}:
         if len(path) > 1 and re.search(rf"(?<![\w.:/-]){re.escape(path)}(?![\w-])", text):
-            found.append(f"the path '{path}'")
-    found += [words for words, form in _SECRETS.items() if form.search(text)]
+            leaks.append(f"the path '{path}'")
+    leaks += [description for description, pattern in _SECRETS.items() if pattern.search(text)]
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and len(value) >= 8 and value in text:
-            found.append(f"the value of the environment variable {name}")
-    return sorted(found)
+            leaks.append(f"the value of the environment variable {name}")
+    return sorted(leaks)
 
 
 def file_leaks(file: Path, *, paths: tuple[Path, ...] = ()) -> list[str]:
-    """Name what a file gives away, also where readers don't look: in a picture's comments, in a header of weights.
+    """Name what a file gives away, also in the metadata of a picture or of weights.
 
     Args:
         file (`Path`): Text, a PNG picture or safetensors.
@@ -106,9 +106,9 @@ def file_leaks(file: Path, *, paths: tuple[Path, ...] = ()) -> list[str]:
 
 def _readable_text(file: Path) -> str:
     if file.suffix == ".safetensors":
-        with file.open("rb") as stream:  # its names and comments; what follows are numbers
+        with file.open("rb") as stream:  # the header; numbers follow
             (size,) = struct.unpack("<Q", stream.read(8))
-            # JSON may hide a character behind its number; both forms count.
+            # JSON may write a character as its code point; look at both forms.
             raw = stream.read(size).decode("utf-8", errors="replace")
         return f"{raw}\n{_unescaped(raw)}"
     data = file.read_bytes()
@@ -119,22 +119,22 @@ def _readable_text(file: Path) -> str:
 
 
 def _unescaped(text: str) -> str:
-    return re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", lambda found: chr(int(found[1], 16)) if found[1] else found[2], text)
+    return re.sub(r"\\(?:u([0-9a-fA-F]{4})|(.))", lambda match: chr(int(match[1], 16)) if match[1] else match[2], text)
 
 
 def _png_texts(data: bytes) -> Iterator[str]:
-    """Everything in a PNG that isn't the image: each ancillary chunk as text, unpacked, and what follows the end."""
+    """Everything in a PNG but the image: each ancillary chunk as text, decompressed, and what follows the end."""
     start, kind = 8, b""
     while start + 12 <= len(data) and kind != b"IEND":
         size, kind = struct.unpack(">I4s", data[start : start + 8])
         content = data[start + 8 : start + 8 + size]
         start += size + 12
         if kind in (b"zTXt", b"iTXt"):
-            for place in (found.end() for found in re.finditer(b"\0", content)):
+            for match in re.finditer(b"\0", content):
                 try:
-                    yield zlib.decompress(content[place:]).decode("utf-8", errors="replace")
+                    yield zlib.decompress(content[match.end() :]).decode("utf-8", errors="replace")
                 except zlib.error:
-                    continue  # not where the packed text begins
+                    continue  # compressed text begins elsewhere
         if kind not in (b"IHDR", b"PLTE", b"IDAT", b"IEND"):
             yield content.decode("utf-8", errors="replace")
     yield data[start:].decode("utf-8", errors="replace")

@@ -36,7 +36,7 @@ class Publication:
         card (`str`): The model card.
         changes ([`Changes`], *optional*): What it does to the branch; `None` where the Hub couldn't be asked.
         refusal (`str`, *optional*): Why a dry run's publication would be refused.
-        notes (`list[str]`): What else a dry run has to say.
+        notes (`list[str]`): What else a dry run tells.
         url (`str`, *optional*): Where the commit can be seen; `None` after a dry run.
         commit (`str`, *optional*): Id of the commit, the branch's head when nothing had changed; `None` after a dry
             run.
@@ -68,8 +68,8 @@ def publish(
 ) -> Publication:
     """Publish a finished run or a converted checkpoint as a model repository.
 
-    All files go into one commit, so readers see the whole new version or the whole old one. Repeating a publication
-    that changed nothing makes no commit. The results of a branch are kept: those of the same weights are joined with
+    All files go into one commit, so readers see the whole new version or the whole old one. Publishing again without
+    changes makes no commit. The results of a branch are kept: those of the same weights are joined with
     the new ones, those of others go to `earlier_results.jsonl`.
 
     Args:
@@ -78,16 +78,16 @@ def publish(
         private (`bool`): Make a private repository; an existing public one is refused.
         revision (`str`, *optional*): Branch to commit to, `main` by default; made when it doesn't exist.
         tag (`str`, *optional*): Name for this version. A tag never moves: one that exists elsewhere is refused.
-        with_permission (`bool`): The authors allow weights that they released without a licence to be published.
+        with_permission (`bool`): The authors, who stated no licence, allow these weights to be published.
         token (`str`, *optional*): Access token; the one you are logged in with by default.
-        dry_run (`bool`): Only make the files and compare; nothing is sent, and it works without a network.
+        dry_run (`bool`): Only make the files and compare them; sends nothing and works without a network.
 
     Returns:
         [`Publication`]
 
     Raises:
-        PublishError: when the folder can't be exported, when the weights may not be published so, or when the Hub
-            refuses; a failed push leaves the branch as it was.
+        PublishError: when the folder can't be exported, when these weights must not be published there, or when the
+            Hub refuses; a failed push leaves the branch as it was.
     """
     api = HfApi(token=token, library_name="ssl_zoo")
     branch = revision or "main"
@@ -102,22 +102,22 @@ def publish(
         history = read_history(api, remote, branch)
     except ExportError as error:
         raise PublishError(f"{error}. Nothing was sent") from error
-    except Exception as error:  # whatever asking dies of, the user must learn that nothing has happened
+    except Exception as error:  # whatever it is, the user must learn that nothing was sent
         if not dry_run:
             raise failure(api, progress, error) from error
         remote, trouble = None, explain(error, repo_id)
     options = {"private": private, "with_permission": with_permission}
     refusal = None if remote is None else refuse(remote, source, repo_id, branch, tag, **options)
     if refusal is not None and not dry_run:
-        raise PublishError(f"{refusal} Nothing was sent")
+        raise PublishError(f"{refusal}. Nothing was sent")
 
     with tempfile.TemporaryDirectory(prefix="ssl_zoo-") as folder:
         files = Path(folder) / "files"
         made = _export(source, files, repo_id, revision, history, with_permission=with_permission)
         if remote is None:
-            made.notes.append(f"What is on the Hub isn't compared. {trouble}")
+            made.notes.append(f"Not compared with the Hub. {trouble}")
             if source.is_unlicensed and not with_permission and not private:
-                made.notes.append(f"To a public repository it would be refused. {without_licence(source)}")
+                made.notes.append(f"Publishing to a public repository would be refused. {without_licence(source)}")
             return made
         try:
             made.changes = compare(remote, files, made.files, is_ours=lambda path: is_exported(api, remote, path))
@@ -125,7 +125,7 @@ def publish(
             if dry_run:
                 return made
             if made.refusal is not None:
-                raise PublishError(f"{made.refusal} Nothing was sent")
+                raise PublishError(f"{made.refusal}. Nothing was sent")
             message, description = _describe(source, with_permission=with_permission)
             made.commit, made.changed = send(
                 api,
@@ -143,7 +143,7 @@ def publish(
                 api.create_tag(repo_id, tag=tag, revision=made.commit)
         except PublishError:
             raise
-        except Exception as error:  # whatever a push dies of, the user must learn what it left behind
+        except Exception as error:  # whatever it is, the user must learn what the push left behind
             raise failure(api, progress, error) from error
         return made
 
@@ -163,7 +163,7 @@ def write_repository(
         repo_id (`str`): Id that the card's code loads from.
         out_dir (`str` or `Path`): Where to write; must be empty or missing.
         revision (`str`, *optional*): Branch that the card's code names.
-        compact (`bool`): Leave out of the pretraining model what only serves to train on and begins as a copy.
+        compact (`bool`): Leave out of the pretraining model what only further training needs and begins as a copy.
 
     Returns:
         `list[Path]`: The files, relative to `out_dir`.
@@ -276,5 +276,5 @@ def send(
 
 
 def failure(api: HfApi, progress: Progress, error: Exception) -> PublishError:
-    """Say what a push died of, and what it left behind."""
-    return PublishError(f"{explain(error, progress.repo_id)} {left_behind(api, progress)}")
+    """Say why a push failed, and what it left on the Hub."""
+    return PublishError(f"{explain(error, progress.repo_id)}. {left_behind(api, progress)}")

@@ -1,4 +1,4 @@
-"""What a repository on the Hub holds before it is published to, and what a publication would change."""
+"""What a repository on the Hub holds, and what a publication would change."""
 
 import hashlib
 import json
@@ -20,8 +20,8 @@ from ssl_zoo.hub.weights import WEIGHTS_FILE
 
 __all__ = ["Changes", "Remote", "compare", "is_exported", "look", "read_history"]
 
-_SECONDS = 30.0
-"""How long the first question to the Hub may take. It shows whether there is a network at all."""
+_TIMEOUT_SECONDS = 30.0
+"""Of the first request to the Hub, which shows whether there is a network at all."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Remote:
     """A repository on the Hub, as it is now.
 
     Attributes:
-        repo_id: Its id; another than was asked for when it was renamed.
-        exists: Whether there is one that we may see.
-        private: Whether only its owners see it.
+        repo_id: Its id; not the one that was asked for if it was renamed.
+        exists: Whether there is one that this user can see.
+        private: Whether only its owners can see it.
         branches: Name -> id of the head.
         tags: Name -> id of the commit.
-        head: Commit that a publication would follow: of the branch, of `main` where the branch is new.
+        head: Commit that a publication would follow: the head of the branch, or of `main` where the branch is new.
         files: Path -> file, at `head`.
     """
 
@@ -49,7 +49,7 @@ class Remote:
 
 @dataclass(frozen=True)
 class Changes:
-    """What a publication does to a branch: paths that are new, replaced, left as they are, deleted, or not ours."""
+    """What a publication does to a branch: paths that are new, replaced, unchanged, deleted, or not written by us."""
 
     new: tuple[str, ...]
     replaced: tuple[str, ...]
@@ -63,19 +63,19 @@ class Changes:
 
 
 def look(api: HfApi, repo_id: str, branch: str, *, repo_type: str = "model") -> Remote:
-    """Ask the Hub what there is.
+    """Ask the Hub for the state of a repository.
 
     Args:
-        api (`HfApi`): Who asks.
+        api (`HfApi`): Client.
         repo_id (`str`): `"org/name"`.
         branch (`str`): Branch that will be published to; it need not exist.
         repo_type (`str`): `"model"` or `"space"`.
 
     Returns:
-        [`Remote`]: One that doesn't exist, where there is none that we may see.
+        [`Remote`]: With `exists=False` where this user can see none.
     """
     try:
-        info = api.repo_info(repo_id, repo_type=repo_type, timeout=_SECONDS)
+        info = api.repo_info(repo_id, repo_type=repo_type, timeout=_TIMEOUT_SECONDS)
     except GatedRepoError:
         raise
     except RepositoryNotFoundError:
@@ -96,10 +96,10 @@ def look(api: HfApi, repo_id: str, branch: str, *, repo_type: str = "model") -> 
 
 
 def read_history(api: HfApi, remote: Remote, branch: str) -> History | None:
-    """Read the results that a branch holds; one that was never published to has none, whatever `main` holds.
+    """Read the results that a branch holds; a branch that was never published to has none, whatever `main` holds.
 
     Raises:
-        ExportError: for a file that somebody has spoilt.
+        ExportError: for a file that is no longer valid JSON.
     """
     commit, main = remote.branches.get(branch), remote.branches.get("main")
     if commit is None or (branch != "main" and commit == main):
@@ -159,7 +159,7 @@ def is_exported(api: HfApi, remote: Remote, path: str) -> bool:
 
 
 def _download(api: HfApi, remote: Remote, path: str) -> str | None:
-    """Text of a published file; it isn't kept."""
+    """Text of a published file; no cache keeps it."""
     if path not in remote.files:
         return None
     with tempfile.TemporaryDirectory(prefix="ssl_zoo-") as folder:
@@ -176,7 +176,7 @@ def _objects(api: HfApi, remote: Remote, path: str, *, whole: bool = False) -> l
         rows = [None]
     if not all(isinstance(row, dict) for row in rows):
         raise ExportError(
-            f"{path} of '{remote.repo_id}' (commit {str(remote.head)[:12]}) isn't the JSON that was published, so "
-            f"what it says can't be kept: mend it on the Hub, or delete it there"
+            f"{path} of '{remote.repo_id}' (commit {str(remote.head)[:12]}) is not valid JSON any more, so its "
+            f"content can't be kept: mend it on the Hub, or delete it there"
         )
     return rows

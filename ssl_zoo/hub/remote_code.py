@@ -1,8 +1,8 @@
-"""The package's modelling code as flat sibling files, which transformers loads with `trust_remote_code=True`.
+"""The package's modelling code as files in one folder, which transformers loads with `trust_remote_code=True`.
 
 Transformers copies remote code file by file into one folder, so a module can only be imported as `.name`. Every module
-of `ssl_zoo` that the method needs becomes one such file, its imports rewritten; nothing else in it changes. The result
-needs torch, timm and transformers, not `ssl_zoo`.
+of `ssl_zoo` that the method imports becomes one file; only its imports are rewritten. The files need torch, timm and
+transformers, not `ssl_zoo`.
 """
 
 import ast
@@ -18,17 +18,17 @@ _ROOT = Path(__file__).parents[1]
 
 
 def flatten(entry_modules: list[str]) -> dict[str, str]:
-    """Collect the modules that some modules need, directly and indirectly, as flat files.
+    """Collect modules and all that they import from the package, directly or not, as flat files.
 
     Args:
         entry_modules (`list[str]`): Dotted names, such as `"ssl_zoo.models.mira.modeling_mira"`.
 
     Returns:
-        `dict[str, str]`: File name -> source. Only imports between the files and from third parties are left.
+        `dict[str, str]`: File name -> source, which imports from these files and third parties only.
 
     Raises:
-        ValueError: for an import that can't be rewritten, with file, line and the form that can, and for two modules
-            that would become the same file.
+        ValueError: for an import that can't be rewritten (the message names the place and a form that can), and for
+            two modules that would become the same file.
     """
     files: dict[str, str] = {}
     origin: dict[str, str] = {}
@@ -72,7 +72,7 @@ def _rewrite(module: str) -> tuple[str, list[str]]:
         place = f"{file.relative_to(_ROOT.parent)}, line {node.lineno}"  # type: ignore[attr-defined]
         if not isinstance(node, ast.ImportFrom) or node.level or imported == PACKAGE:
             raise ValueError(
-                f"{place}: remote code can't import '{imported}' so; write `from {PACKAGE}.x.y import name`"
+                f"{place}: remote code can't import '{imported}' this way: write `from {PACKAGE}.x.y import name`"
             )
         for alias in node.names:
             if _source_file(f"{imported}.{alias.name}") is not None:

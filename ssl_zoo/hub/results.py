@@ -1,4 +1,4 @@
-"""Results as the card shows them: what the authors report and what was measured, side by side and never mixed."""
+"""Results as the card shows them: what the authors report beside what was measured, in columns of their own."""
 
 import json
 import math
@@ -46,8 +46,8 @@ class Row:
         return _over_seeds([scale * line["value"] for line in self.measured.get(subject, {}).values()])
 
     @property
-    def words(self) -> str:
-        """The protocol in words."""
+    def parameters(self) -> str:
+        """The protocol: its parameters, or its name."""
         if not self.measured and self.reported:
             return str(self.reported.get("protocol") or "-")
         telling = find_metric(self.metric).telling(self.protocol)
@@ -56,7 +56,7 @@ class Row:
         return ", ".join(named) or str(self.protocol.get("name", "-"))
 
     @property
-    def where(self) -> str:
+    def dataset(self) -> str:
         """The data: its path and revision, splits, numbers of images."""
         parts = []
         if self.data.get("path"):
@@ -113,14 +113,14 @@ def collect(
         key = json.dumps([line["metric"], protocol, data], sort_keys=True)
         row = rows.setdefault(key, Row(line["metric"], protocol, data))
         row.measured.setdefault(line["subject"], {})[line.get("seed")] = line
-    measured, found = list(rows.values()), []
+    measured, unmeasured = list(rows.values()), []
     for number in reported:
         same = next((row for row in measured if row.reported is None and _is_same(number, row)), None)
         if same is None:
-            found.append(Row(number["metric"], {}, {"path": number.get("dataset")}, reported=number))
+            unmeasured.append(Row(number["metric"], {}, {"path": number.get("dataset")}, reported=number))
         else:
             same.reported = number
-    return found + sorted(measured, key=lambda row: row.reported is None)
+    return unmeasured + sorted(measured, key=lambda row: row.reported is None)
 
 
 def _is_same(number: dict[str, Any], row: Row) -> bool:
@@ -154,15 +154,15 @@ def collect_earlier(earlier: Sequence[dict[str, Any]]) -> list[tuple[str, Row]]:
 
 
 def to_model_index(rows: list[Row]) -> list[EvalResult]:
-    """Turn what was measured of the model into the Hub's model-index; baselines and reports are only in the table."""
-    found = []
+    """Turn what was measured of the model into the Hub's model-index, without baselines and reported numbers."""
+    eval_results = []
     for row in rows:
         lines = list(row.measured.get("trained", {}).values())
         if not lines:
             continue
         last, data, metric = lines[-1], row.data, find_metric(row.metric)
         path = str(data.get("path") or "unknown")
-        found.append(
+        eval_results.append(
             EvalResult(
                 task_type="image-feature-extraction",
                 task_name="Image feature extraction",
@@ -170,11 +170,11 @@ def to_model_index(rows: list[Row]) -> list[EvalResult]:
                 dataset_name=path,
                 dataset_split=data.get("test_split"),
                 dataset_revision=data.get("revision"),
-                dataset_args=_known({key: data.get(key) for key in ("train_split", "num_train", "num_test")}),
+                dataset_args=_without_none({key: data.get(key) for key in ("train_split", "num_train", "num_test")}),
                 metric_type=metric.hub_type or metric.name,
                 metric_name=metric.title,
                 metric_value=lines[0]["value"] if len(lines) == 1 else _over_seeds([line["value"] for line in lines]),
-                metric_args=_known(
+                metric_args=_without_none(
                     {
                         "protocol": row.protocol,
                         "seed": [line.get("seed") for line in lines] if len(lines) > 1 else last.get("seed"),
@@ -183,8 +183,8 @@ def to_model_index(rows: list[Row]) -> list[EvalResult]:
                 ),
             )
         )
-    return found
+    return eval_results
 
 
-def _known(values: dict[str, Any]) -> dict[str, Any]:
+def _without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}

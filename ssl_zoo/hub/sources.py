@@ -1,4 +1,4 @@
-"""What can be published: the folder of a run, a fresh conversion, or the files of a repository made before."""
+"""What can be published: the folder of a run, a conversion, or the files of a repository."""
 
 import json
 import re
@@ -21,23 +21,23 @@ CONVERSION_FILE = "conversion.json"
 RECIPE_FILE = "recipe.yaml"
 PREFIX = "timm_model."
 MARK = "converted_from_sha256"
-"""Key of `config.json` that stays with converted weights wherever transformers saves them again."""
+"""Key of `config.json` that marks converted weights; transformers keeps it when it saves them again."""
 
 
 class ExportError(ValueError):
-    """A folder can't be published as it is; the message says what is wrong and what to do."""
+    """A folder can't be published as it is; the message says why, and the cure."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Weights, and where they come from: a recipe or a conversion, never both.
+    """Weights and their origin: a recipe or a conversion, never both.
 
     Attributes:
-        folder: As it was given.
-        config: `config.json` of the pretraining model, or of the backbone where there is no more.
-        weights: Files that hold the tensors.
-        complete: Whether they are a pretraining model; a mere backbone otherwise.
-        exported: Whether the folder is one that `export_repo` wrote.
+        folder: As given.
+        config: `config.json` of the pretraining model, or of the backbone where there are no heads.
+        weights: Files of the tensors.
+        complete: Whether they are a pretraining model; a backbone alone otherwise.
+        exported: Whether `export_repo` wrote the folder.
         recipe: The run's recipe.
         conversion: What `conversion.json` says.
     """
@@ -62,15 +62,15 @@ class Source:
 
     @classmethod
     def read(cls, folder: str | Path) -> "Source":
-        """Find out what a folder is.
+        """Tell what a folder holds.
 
         Args:
             folder (`str` or `Path`): A run (`recipe.yaml`, `model/`), a conversion (`conversion.json`, `model/`) or a
                 repository's files (one of the two, and `config.json` in the root).
 
         Raises:
-            ExportError: for any other folder, for one that mixes two, and for converted weights whose
-                `conversion.json` is gone.
+            ExportError: for any other folder, for one that mixes two models, and for converted weights without
+                `conversion.json`.
         """
         folder = Path(folder)
         recipe, conversion = _read_recipe(folder), _read_conversion(folder)
@@ -84,8 +84,8 @@ class Source:
             )
         if recipe is not None and conversion is not None:
             raise ExportError(
-                f"'{folder}' holds {RECIPE_FILE} and {CONVERSION_FILE}: weights are trained here or converted; "
-                f"take out the one that isn't theirs"
+                f"'{folder}' holds {RECIPE_FILE} and {CONVERSION_FILE}: weights are trained here or converted: "
+                f"remove the file that isn't theirs"
             )
         model = folder / "model"
         if exported:
@@ -94,7 +94,7 @@ class Source:
         _check_origin(folder, config, recipe, conversion)
         weights = tuple(sorted(model.glob("model*.safetensors")))
         if not weights:
-            raise ExportError(f"'{model}' holds no model.safetensors: weights are published in that format alone")
+            raise ExportError(f"'{model}' holds no model.safetensors: weights are published in this format only")
         if exported:
             complete = model != folder
         else:
@@ -105,7 +105,7 @@ class Source:
         """Read the weights, by the names of the pretraining model (`timm_model.` and the heads).
 
         Raises:
-            ExportError: for a file that is damaged, and for a repository whose two files differ in the backbone.
+            ExportError: for a damaged file, and for a repository whose two files differ in the backbone.
         """
         tensors = {name: tensor for file in self.weights for name, tensor in _load(file).items()}
         if not self.exported:
@@ -117,7 +117,7 @@ class Source:
         if root.keys() != inside.keys() or not all(torch.equal(root[name], inside[name]) for name in root):
             raise ExportError(
                 f"'{self.folder}' mixes two models: model.safetensors isn't the backbone of "
-                f"{PRETRAINING_FOLDER}/model.safetensors; export the run or the conversion again"
+                f"{PRETRAINING_FOLDER}/model.safetensors: export the run or the conversion again"
             )
         return tensors
 
@@ -128,9 +128,9 @@ def _read_recipe(folder: Path) -> dict[str, Any] | None:
     try:
         recipe = yaml.safe_load((folder / RECIPE_FILE).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ExportError(f"'{folder / RECIPE_FILE}' is no YAML: {error}") from error
+        raise ExportError(f"'{folder / RECIPE_FILE}' is not valid YAML: {error}") from error
     if not isinstance(recipe, dict):
-        raise ExportError(f"'{folder / RECIPE_FILE}' holds no keys: expected the recipe that the run used")
+        raise ExportError(f"'{folder / RECIPE_FILE}' is not a mapping: expected the recipe that the run used")
     return recipe
 
 
@@ -138,9 +138,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ExportError(f"'{file}' can't be read as JSON: {error}") from error
+        raise ExportError(f"'{file}' is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise ExportError(f"'{file}' holds no JSON object")
+        raise ExportError(f"'{file}' is not a JSON object")
     return content
 
 
@@ -156,7 +156,7 @@ def _read_conversion(folder: Path) -> dict[str, Any] | None:
         lacking.append("source.sha256")
     if lacking:
         raise ExportError(
-            f"'{folder / CONVERSION_FILE}' doesn't say {' and '.join(lacking)}: convert the checkpoint again by "
+            f"'{folder / CONVERSION_FILE}' lacks {' and '.join(lacking)}: convert the checkpoint again by "
             f"recipes/convert.py"
         )
     return conversion
@@ -165,7 +165,7 @@ def _read_conversion(folder: Path) -> dict[str, Any] | None:
 def _check_origin(
     folder: Path, config: dict[str, Any], recipe: dict[str, Any] | None, conversion: dict[str, Any] | None
 ) -> None:
-    """Refuse a folder whose files are of different models."""
+    """Refuse a folder whose files belong to different models."""
     method = config.get("model_type")
     name, said = (RECIPE_FILE, recipe or {}) if conversion is None else (CONVERSION_FILE, conversion)
     if method not in method_names():
@@ -178,7 +178,7 @@ def _check_origin(
     if mark is not None and (conversion is None or conversion["source"]["sha256"] != mark):
         raise ExportError(
             f"'{folder}' holds weights that were converted from a checkpoint (SHA-256 {str(mark)[:12]}...), and no "
-            f"{CONVERSION_FILE} that says where it comes from and under what licence: convert it again by "
+            f"{CONVERSION_FILE} that states their origin and licence: convert it again by "
             f"recipes/convert.py"
         )
 
@@ -187,4 +187,4 @@ def _load(file: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
-        raise ExportError(f"'{file}' is missing or damaged ({error}): make it again, or copy it anew") from error
+        raise ExportError(f"'{file}' is missing or damaged ({error}): make it or copy it again") from error

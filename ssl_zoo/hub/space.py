@@ -22,7 +22,7 @@ __all__ = ["publish_space", "write_space"]
 
 PACKAGE = Path(__file__).parents[1]
 
-# Kinds of files that the page and the package are made of; whatever else lies beside them stays at home.
+# Kinds of files that the page and the package are made of; all other files are left out.
 _TEXTS = (".css", ".html", ".jinja", ".js", ".json", ".jsonl", ".md", ".py", ".txt", ".typed", ".yaml")
 _KINDS = (*_TEXTS, ".jpg", ".png", ".safetensors", ".svg", ".webp")
 _NEEDED = ("app.py", "README.md", "requirements.txt")
@@ -34,22 +34,22 @@ def publish_space(
 ) -> Publication:
     """Publish the page, its embedded models and this package's sources as a Space that runs on free hardware.
 
-    Everything goes into one commit. Repeating it without changes makes none; files that others added to the Space are
-    kept, code of an earlier version that isn't there any more is deleted.
+    Everything goes into one commit. Publishing again without changes makes none. Files that others added to the
+    Space are kept; code of an earlier version that is gone here is deleted.
 
     Args:
         space_dir (`str` or `Path`): Folder of the page: `app.py`, `README.md` that says how it runs, and the rest.
         repo_id (`str`): `"org/name"`; made when it doesn't exist.
         private (`bool`): Make a private Space; an existing public one is refused.
         token (`str`, *optional*): Access token; the one you are logged in with by default.
-        dry_run (`bool`): Only gather the files and compare; nothing is sent, and it works without a network.
+        dry_run (`bool`): Only gather the files and compare them; sends nothing and works without a network.
 
     Returns:
         [`Publication`]: its `card` is the Space's README.
 
     Raises:
-        PublishError: when the folder holds no Space, when a file gives away what it shouldn't, or when the Hub
-            refuses; a failed push leaves the Space as it was.
+        PublishError: when the folder holds no Space, when a file holds a path or a secret of this machine, or when the
+            Hub refuses; a failed push leaves the Space as it was.
     """
     api = HfApi(token=token, library_name="ssl_zoo")
     problem = refuse_names(repo_id, "main", None, api=api)
@@ -61,10 +61,10 @@ def publish_space(
         made = _gather(Path(space_dir), files, repo_id)
         try:
             remote = look(api, repo_id, "main", repo_type="space")
-        except Exception as error:  # whatever asking dies of, the user must learn that nothing has happened
+        except Exception as error:  # whatever it is, the user must learn that nothing was sent
             if not dry_run:
                 raise failure(api, progress, error) from error
-            made.notes.append(f"What is on the Hub isn't compared. {explain(error, repo_id)}")
+            made.notes.append(f"Not compared with the Hub. {explain(error, repo_id)}")
             return made
         folders = {path.split("/")[0] for path in made.files if "/" in path}
         # A module that is gone must not stay beside the others.
@@ -75,7 +75,7 @@ def publish_space(
         if dry_run:
             return made
         if made.refusal is not None:
-            raise PublishError(f"{made.refusal} Nothing was sent")
+            raise PublishError(f"{made.refusal}. Nothing was sent")
         try:
             made.commit, made.changed = send(
                 api,
@@ -87,7 +87,7 @@ def publish_space(
                 message="Publish the page with its models and the package",
                 description=f"ssl_zoo at {commit() or 'an unknown commit'}",
             )
-        except Exception as error:  # whatever a push dies of, the user must learn what it left behind
+        except Exception as error:  # whatever it is, the user must learn what the push left behind
             raise failure(api, progress, error) from error
         made.url = f"{api.endpoint}/spaces/{repo_id}"
         return made
@@ -116,7 +116,7 @@ def write_space(space_dir: str | Path, out_dir: str | Path) -> list[Path]:
 
 
 def _gather(space: Path, out: Path, repo_id: str) -> Publication:
-    """Copy what makes the Space to a folder, and look for what must not leave this machine."""
+    """Copy the files of the Space to a folder, and refuse what must not leave this machine."""
     _check(space)
     left_out = []
     for root, place in ((space, out), (PACKAGE, out / PACKAGE.name)):
@@ -131,14 +131,14 @@ def _gather(space: Path, out: Path, repo_id: str) -> Publication:
     for name in names:
         leaks = file_leaks(out / name, paths=(space.absolute(),))
         if leaks:
-            raise PublishError(f"{name} would give away {', '.join(leaks)}; take it out of the file first")
+            raise PublishError(f"{name} would give away {', '.join(leaks)}: take it out of the file first")
     made = Publication(
         repo_id=repo_id,
         revision="main",
         files={name: (out / name).stat().st_size for name in names},
         card=(out / "README.md").read_text(encoding="utf-8"),
     )
-    made.notes += [f"'{file.name}' stays here: a Space isn't made of such files." for file in left_out]
+    made.notes += [f"'{file.name}' is left out: a Space has no files of this kind" for file in left_out]
     return made
 
 
@@ -154,14 +154,14 @@ def _files(root: Path) -> Iterator[Path]:
 
 
 def _check(space: Path) -> None:
-    """Refuse a folder that Spaces wouldn't run."""
+    """Refuse a folder that the Hub couldn't run as a Space."""
     missing = [name for name in _NEEDED if not (space / name).is_file()]
     if missing:
         raise PublishError(
-            f"'{space}' is no Space: it has no {', '.join(missing)}. Expected the folder space/ of ours"
+            f"'{space}' is not a Space: it has no {', '.join(missing)}. Expected the folder space/ of these sources"
         )
     if (space / PACKAGE.name).exists():
-        raise PublishError(f"'{space}' holds a '{PACKAGE.name}' of its own: the package's sources are put there")
+        raise PublishError(f"'{space}' already holds '{PACKAGE.name}', where the package's sources are put")
     settings = _settings(space / "README.md")
     wrong = [
         f"`{name}: {settings.get(name)}` should be {expected}"

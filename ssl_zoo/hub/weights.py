@@ -1,4 +1,4 @@
-"""The weights of a repository: checked against their networks, and written with their configurations."""
+"""The weights of a repository: checked against their models, and written with their configurations."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ def write_weights(source: Source, out: Path, *, compact: bool = False) -> dict[s
     Args:
         source ([`Source`]): What to publish.
         out (`Path`): Folder of the repository.
-        compact: Leave out what only serves to train on and begins as a copy, such as MIRA's student.
+        compact: Leave out the parts that only further training needs and that begin as copies, such as MIRA's student.
 
     Returns:
         `dict`: The root `config.json`.
@@ -62,10 +62,10 @@ def write_weights(source: Source, out: Path, *, compact: bool = False) -> dict[s
         written.append((out / PRETRAINING_FOLDER, full, tensors))
     elif len(weights) < len(tensors):
         heads = sorted(name for name in tensors if not name.startswith(PREFIX))
-        raise ExportError(f"{problem} backbone alone, as its config.json says: it holds {', '.join(heads[:3])}, too")
+        raise ExportError(f"{problem} backbone alone, as its config.json says: it also holds {', '.join(heads[:3])}")
     for folder, content, state in written:
         folder.mkdir(exist_ok=True)
-        # Contiguous copies of their own: a view would drag along the storage that it is a part of.
+        # Contiguous copies: a view would be saved with the whole storage that it is a part of.
         state = {name: tensor.contiguous() for name, tensor in state.items()}
         save_file(state, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         text = json.dumps(content, indent=2, sort_keys=True) + "\n"
@@ -127,7 +127,7 @@ def _configurations(source: Source, backbone: nn.Module) -> tuple[dict[str, Any]
 
 
 def _global_pool(backbone: nn.Module) -> str:
-    """Name the pooling as timm does in its own exports; informative only."""
+    """Name the pooling as timm does in its own exports; nothing reads it."""
     for owner in (backbone, getattr(backbone, "head", None)):
         pool = getattr(owner, "global_pool", None)
         if pool is not None:
@@ -145,7 +145,7 @@ def _module(method: str, ending: str) -> str:
 
 
 def entry_modules(method: str) -> list[str]:
-    """Name the modules that a method's remote code begins with."""
+    """Modules with the classes of a method: the remote code is what they import."""
     return [f"ssl_zoo.models.{method}.{_module(method, ending)}" for ending in ("Config", "Model")]
 
 

@@ -38,10 +38,10 @@ class License:
     """The licence of the weights, as their release states it.
 
     Attributes:
-        id: The Hub's id, such as `"mit"`; `None` where the release states no licence, or where nobody has read the
-            one it names: weights without an id may be converted, but not published without their authors' permission.
-        name: What readers call it; `None` where the release states none.
-        where: Address of the page or file that states it, or that was searched for one.
+        id: The Hub's id, such as `"mit"`; `None` where the release states no licence, or one that nobody has read.
+            Weights without an id may be converted, but not published without their authors' permission.
+        name: Its usual name; `None` where the release states none.
+        where: Address of the page or file that states it, or that was searched for it.
     """
 
     id: str | None
@@ -76,10 +76,10 @@ class Measured:
         metric: As the protocols declare it, see `ssl_zoo.protocol`.
         value: Mean over seeds; a share in [0, 1] for accuracies, as in `results.jsonl`.
         deviation: Standard deviation over seeds; `None` for one seed.
-        seeds: How many.
-        dataset: Of the entry.
-        protocol: Name and the parameters that tell it apart.
-        commits: Of this package's sources at the measurements.
+        seeds: Number of seeds.
+        dataset: As in the entry.
+        protocol: Its name and the parameters that distinguish it.
+        commits: Of this package's sources when it was measured.
     """
 
     metric: str
@@ -100,19 +100,19 @@ class ZooEntry:
         method: Folder name under `ssl_zoo/models`.
         backbone: Such as `"resnet50"`; the part of the name between method and tag.
         dataset: Trained on, such as `"imagenet-1k"`.
-        origin: Who trained it: the method's authors, or we.
+        origin: Who trained it: the method's authors or this project.
         license: Of the weights.
         paper: Address of the paper's page.
         reported: Numbers of the authors.
-        recipe: Recipe of ours for the same setting, as a path from the root of the sources; `None` without one.
-        layout: Layout of the file, which `recipes/convert.py` reads; `None` where nothing reads it (see `notes`).
+        recipe: Our recipe for the same setting, as a path from the root of the sources; `None` without one.
+        layout: Layout of the file for `recipes/convert.py`; `None` where no converter reads it (see `notes`).
         url: Where the authors keep the file; `None` where no address is known.
-        file: Its name; `None` where that is not known.
-        folder: Folder of the sources that holds the weights, already in our form; `None` for all others.
-        notes: What one must know of this checkpoint.
-        source: Page on which the authors publish it, or the recipe of our own.
-        default: Whether it is what the `main` branch of its repository holds.
-        epochs: Trained for; `None` where unknown.
+        file: Its name; `None` where unknown.
+        folder: Folder of the sources that holds the weights; `None` where they are elsewhere.
+        notes: What a user must know about this checkpoint.
+        source: Page on which the authors publish it, or our recipe.
+        default: Whether the `main` branch of its repository holds it.
+        epochs: Length of its training; `None` where unknown.
         verified: Whether address, numbers and licence were read on the authors' pages. The files were not opened.
         doubt: What could not be verified; empty when all was.
         measured: Numbers of ours.
@@ -141,7 +141,7 @@ class ZooEntry:
 
     @property
     def repository(self) -> str:
-        """Name of the Hub repository, without its owner: what stands before the dot."""
+        """Name of the Hub repository, without its owner: the part before the dot."""
         return self.name.partition(".")[0]
 
     @property
@@ -151,7 +151,7 @@ class ZooEntry:
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ZooEntry":
-        """Build an entry from what `to_dict` gave, also after a way through JSON."""
+        """Build an entry from the output of `to_dict`, also from its JSON."""
         measured = (Measured(**{**line, "commits": tuple(line["commits"])}) for line in data["measured"])
         nested = {
             "license": License(**data["license"]),
@@ -204,15 +204,15 @@ def release_license(method: str) -> License:
     Raises:
         ValueError: if the zoo has no checkpoint of the authors, or they are under different licences.
     """
-    found = {entry.license for entry in _index().values() if entry.method == method and entry.origin == "authors"}
-    if not found:
-        raise ValueError(f"the zoo knows no checkpoint that the authors of '{method}' published, so no licence of one")
-    if len(found) > 1:
-        ids = ", ".join(sorted(str(license.id) for license in found))
+    licenses = {entry.license for entry in _index().values() if entry.method == method and entry.origin == "authors"}
+    if not licenses:
+        raise ValueError(f"the zoo has no checkpoint that the authors of '{method}' published, so no licence of one")
+    if len(licenses) > 1:
+        ids = ", ".join(sorted(str(license.id) for license in licenses))
         raise ValueError(
             f"the authors' checkpoints of '{method}' are under different licences ({ids}): name the entry"
         )
-    return found.pop()
+    return licenses.pop()
 
 
 def list_models(method: str | None = None, backbone: str | None = None, dataset: str | None = None) -> list[str]:
@@ -224,18 +224,17 @@ def list_models(method: str | None = None, backbone: str | None = None, dataset:
         dataset (`str`, *optional*): What it was trained on, such as `"imagenet-1k"` or `"cifar*"`.
 
     Returns:
-        `list[str]`: Names, sorted; `ssl_zoo.model_info(name)` has what is known of each.
+        `list[str]`: Names, sorted; `ssl_zoo.model_info(name)` has the entry of each.
 
     Raises:
-        ValueError: for a filter that fits no model of the zoo, whatever the other filters; the message lists what
-            there is.
+        ValueError: for a filter that fits no model of the zoo by itself; the message lists the values.
     """
     entries = list(_index().values())
     for field, pattern in (("method", method), ("backbone", backbone), ("dataset", dataset)):
         if pattern is None:
             continue
-        known = sorted({getattr(entry, field) for entry in _index().values()})
-        if not any(fnmatch.fnmatchcase(value, pattern) for value in known):
-            raise ValueError(f"`{field}` must fit one of {', '.join(known)}, got '{pattern}'")
+        values = sorted({getattr(entry, field) for entry in _index().values()})
+        if not any(fnmatch.fnmatchcase(value, pattern) for value in values):
+            raise ValueError(f"`{field}` must fit one of {', '.join(values)}, got '{pattern}'")
         entries = [entry for entry in entries if fnmatch.fnmatchcase(getattr(entry, field), pattern)]
     return sorted(entry.name for entry in entries)

@@ -139,7 +139,7 @@ def test_folders_that_mix_models(tmp_path):
     change_json(conversion / "conversion.json", method="sela")
     assert "of method 'sela', config.json of 'mira'" in refused(conversion, tmp_path / "e")
     change_json(conversion / "conversion.json", method="mira", license=None, source={"sha256": "x"})
-    assert "doesn't say license and source.sha256" in refused(conversion, tmp_path / "f")
+    assert "lacks license and source.sha256" in refused(conversion, tmp_path / "f")
 
 
 def test_damaged_folders(tmp_path):

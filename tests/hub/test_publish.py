@@ -267,7 +267,7 @@ def test_a_failed_push_leaves_nothing_half_done(hub_here: LocalHub, tmp_path: Pa
     run = make_run(tmp_path)
     hub_here.server.fail("PUT", "/lfs/", 403, nth=2)
     error = refused(run, "org/name")
-    assert "Of this push there is the new repository 'org/name', without the model" in error
+    assert "This push left the new repository 'org/name', without the model" in error
     assert "403" in error
     assert "Repeating the command is safe" in error
     assert visible(hub_here) == (set(), 1)
@@ -302,7 +302,7 @@ def test_a_push_that_loses_the_network(hub_here: LocalHub, tmp_path: Path, monke
     hub_here.server.fail("POST", "/commit/", HALF_REQUEST)
     hub_here.server.fail("GET", "/api/models/org/name/revision/main", 500)
     error = refused(run, "org/name")
-    assert "Whether the commit arrived is unknown; if it did, it did so whole." in error
+    assert "Whether the commit arrived is unknown; if it did, it arrived whole." in error
     assert visible(hub_here) == (set(), 1)
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
     assert "Check the network" in refused(run, "org/name")
@@ -371,12 +371,12 @@ def test_refusals_in_words(hub_here: LocalHub, tmp_path: Path, monkeypatch: pyte
     for status, words in (
         (412, "Somebody else changed"),
         (409, "Somebody else changed"),
-        (404, "finds no 'org/open'"),
+        (404, "has no 'org/open'"),
     ):
         server.fail("POST", "org/open/commit/", status)
         assert words in refused(run, "org/open")
     server.fail("POST", "org/open/preupload/", 404)
-    assert "finds no 'org/open'" in refused(run, "org/open")
+    assert "has no 'org/open'" in refused(run, "org/open")
     assert list(server.repos) == [("model", "org/open")]
     assert set(files_of(server, "org/open")) == {"README.md"}
 

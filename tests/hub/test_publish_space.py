@@ -119,12 +119,12 @@ def test_private_and_changes(hub_here: LocalHub, page: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda page: (page / "app.py").unlink(), "is no Space: it has no app.py"),
-        (lambda page: shutil.rmtree(page), "is no Space"),
+        (lambda page: (page / "app.py").unlink(), "is not a Space: it has no app.py"),
+        (lambda page: shutil.rmtree(page), "is not a Space"),
         (lambda page: (page / "README.md").write_text("# Page\n"), "sdk: None` should be gradio"),
         (lambda page: (page / "README.md").write_text(README.replace("gradio", "docker")), "`sdk: docker`"),
         (lambda page: (page / "README.md").write_text(README.replace("app.py", "main.py")), "`app_file: main.py`"),
-        (lambda page: (page / "ssl_zoo").mkdir(), "holds a 'ssl_zoo' of its own"),
+        (lambda page: (page / "ssl_zoo").mkdir(), "already holds 'ssl_zoo'"),
         (
             lambda page: (page / "assets/a.js").write_text("// hf_" + "a" * 34),
             "assets/a.js would give away .*Hub token",
@@ -156,7 +156,7 @@ def test_only_files_of_a_page_are_sent(hub_here: LocalHub, page: Path) -> None:
 
 def test_refusals_in_words(hub_here: LocalHub, page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("page", "org/pa ge", "org/-x", "a/b/c"):
-        with pytest.raises(PublishError, match="is no id of a repository"):
+        with pytest.raises(PublishError, match="is not the id of a repository"):
             publish_space(page, name)
     hub_here.server.add_repo("org/page", {"README.md": b"x"}, repo_type="space")
     with pytest.raises(PublishError, match=r"exists and is public.*Nothing was sent"):
@@ -173,7 +173,7 @@ def test_refusals_in_words(hub_here: LocalHub, page: Path, monkeypatch: pytest.M
     assert len(hub_here.server.repos["space", "org/page"].commits) == 2
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     dry = publish_space(page, "org/page", dry_run=True)
-    assert "isn't compared" in dry.notes[-1]
+    assert "Not compared" in dry.notes[-1]
     with pytest.raises(PublishError, match="HF_HUB_OFFLINE"):
         publish_space(page, "org/page")
 

@@ -277,8 +277,8 @@ def test_a_dry_run_needs_no_hub(hub_here, tmp_path, monkeypatch, capsys, trouble
     run_script(monkeypatch, conversion, "org/name", "--dry-run")
     shown = capsys.readouterr().out
     assert re.search(r"model\.safetensors +[\d,]+ bytes", shown)
-    assert "isn't compared" in shown
-    assert "To a public repository it would be refused" in shown
+    assert "Not compared with the Hub" in shown
+    assert "Publishing to a public repository would be refused" in shown
     assert "# name" in shown
     monkeypatch.setattr("ssl_zoo.hub.remote._SECONDS", 0.5)
     hub_here.server.fail("GET", "/api/models/", STALL)
@@ -344,7 +344,7 @@ def run(tmp_path_factory):
     ("status", "words"),
     [
         (401, "hf auth login"),
-        (402, "wants to be paid"),
+        (402, "asks for a payment"),
         (403, "an organisation you may write to"),
         (404, "Check the name and the token"),
         (409, "Somebody else changed"),

@@ -149,7 +149,7 @@ def test_damaged_folders(tmp_path):
     weights.write_bytes(data[: len(data) // 2])
     assert "missing or damaged" in refused(conversion, tmp_path / "a")
     weights.rename(weights.with_suffix(".bin"))
-    assert "in that format alone" in refused(conversion, tmp_path / "b")
+    assert "in this format only" in refused(conversion, tmp_path / "b")
     (conversion / "conversion.json").write_text("{")
     assert "can't be read as JSON" in refused(conversion, tmp_path / "c")
     (conversion / "conversion.json").unlink()

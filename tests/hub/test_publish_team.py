@@ -271,7 +271,7 @@ def test_a_dry_run_needs_no_hub(hub_here, tmp_path, monkeypatch, capsys, trouble
     elif trouble == "wrong token":
         monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     else:
-        monkeypatch.setattr("ssl_zoo.hub.remote._SECONDS", 0.5)
+        monkeypatch.setattr("ssl_zoo.hub.remote._TIMEOUT_SECONDS", 0.5)
         hub_here.server.fail("GET", "/api/models/", STALL)
     conversion = make_conversion(tmp_path, license_id=None)
     run_script(monkeypatch, conversion, "org/name", "--dry-run")
@@ -280,7 +280,7 @@ def test_a_dry_run_needs_no_hub(hub_here, tmp_path, monkeypatch, capsys, trouble
     assert "Not compared with the Hub" in shown
     assert "Publishing to a public repository would be refused" in shown
     assert "# name" in shown
-    monkeypatch.setattr("ssl_zoo.hub.remote._SECONDS", 0.5)
+    monkeypatch.setattr("ssl_zoo.hub.remote._TIMEOUT_SECONDS", 0.5)
     hub_here.server.fail("GET", "/api/models/", STALL)
     assert "Repeating the command is safe" in refused(conversion, "org/name")
 
@@ -389,10 +389,10 @@ def test_somebody_publishes_at_the_same_time(hub_here, tmp_path, monkeypatch):
 
     compare = module.compare
 
-    def compare_late(*arguments):
-        found = compare(*arguments)
+    def compare_late(*arguments, **options):
+        changes = compare(*arguments, **options)
         repository(hub_here).put({"NOTES.md": b"a colleague was faster"})
-        return found
+        return changes
 
     monkeypatch.setattr(module, "compare", compare_late)
     assert "Somebody else changed" in refused(run, "org/name")

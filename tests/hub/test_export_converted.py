@@ -151,7 +151,7 @@ def test_damaged_folders(tmp_path):
     weights.rename(weights.with_suffix(".bin"))
     assert "in this format only" in refused(conversion, tmp_path / "b")
     (conversion / "conversion.json").write_text("{")
-    assert "can't be read as JSON" in refused(conversion, tmp_path / "c")
+    assert "is not valid JSON" in refused(conversion, tmp_path / "c")
     (conversion / "conversion.json").unlink()
     assert "holds no recipe.yaml or conversion.json" in refused(conversion, tmp_path / "d")
 

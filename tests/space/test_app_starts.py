@@ -120,10 +120,8 @@ def look(page, /, **view: str) -> dict:
 def test_all_pages_are_there(page):
     titles = [block.label for block in page.demo.blocks.values() if isinstance(block, gr.Tab)]
     assert titles == [page.title for page in page.app.pages.values()]
+    assert titles[0] == "Clusters"
     assert {path.stem for path in (SPACE / "pages").glob("[!_]*.py")} == set(page.app.pages)
-    assert [title for title in titles if title in ("Clusters", "Map", "Try an image", "Compare", "Health")] == [
-        *("Clusters", "Map", "Try an image", "Compare", "Health")
-    ]
     assert {"model", "data", "open", "cancel", "cluster-cards", "map", "query", "comparison", "health"} <= set(
         page.parts
     )
@@ -372,7 +370,7 @@ def test_a_new_page_is_one_file(modules, toy, tmp_path, monkeypatch):
     monkeypatch.setattr(modules.app, "App", lambda *parts: made.append(modules.shell.App(*parts)) or made[0])
     demo = modules.app.build(Bench(tmp_path), Request(model="made", data="made"))
     titles = [block.label for block in demo.blocks.values() if isinstance(block, gr.Tab)]
-    assert titles == ["Clusters", "Map", "Toy", "Try an image", "Compare", "Health"]
+    assert titles[titles.index("Map") :][:3] == ["Map", "Toy", "Try an image"]
     page = SimpleNamespace(
         events={function.name: function.fn for function in demo.fns.values()},
         visitor=partial(modules.view.Visitor, made[0].defaults),

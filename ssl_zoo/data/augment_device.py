@@ -1,9 +1,9 @@
-"""Flip, colour, blur and solarisation of a whole batch at once, on the device that trains.
+"""The `device` backend: flip, colour, blur and switches of a whole batch, on the training device.
 
-Every sample has its own parameters, and nothing waits for the host: no branch depends on a value, no loop runs over
-samples. Values stay whole numbers from 0 to 255 between the steps, rounded as PIL rounds them, so that every step is
-torchvision's on PIL images, but for a few hues in a thousand, which are a 255th of the circle off. The Gaussian is the
-one that torchvision computes; PIL's `GaussianBlur` makes it of three boxes.
+Every sample has its own parameters, and the device never waits for the host: no branch depends on a value, no loop
+runs over samples. Values stay whole numbers from 0 to 255 between the steps, rounded as PIL rounds them, so every step
+equals torchvision's on PIL images, except that a few hues in a thousand differ by 1/255 of the circle. The blur is
+torchvision's Gaussian; PIL's `GaussianBlur` approximates it by three box filters.
 """
 
 import math
@@ -22,15 +22,15 @@ __all__ = ["DeviceAugment", "blend", "device_augments", "gaussian_blur", "luma",
 
 # Columns of the packed parameters: flip, grey, sigma, hue, one for each switch; the blends fill all that follow.
 _BLENDS = 4 + len(SWITCHES)
-# The hue may turn before, between or after the three other changes. Three places for them on either side of it are
-# all orders there are: a change that is left out costs little, a second turn of the hue would cost much.
+# The hue step may come before, between or after the three other steps. Three places before and three after it allow
+# every order: an unused place costs little, a second hue step would cost much.
 _PLACES = 3
 _NO_BLEND = (1.0, 0.0, 0.0)
-_BLUR_SIGMAS = 3.0  # beyond, a Gaussian has 0.3 % of its weight
+_BLUR_SIGMAS = 3.0  # 0.3 % of the weight of a Gaussian is beyond
 
 
 def pack_parameters(parameters: Sequence[ViewParameters]) -> torch.Tensor:
-    """Write down what [`DeviceAugment`] has to know of each sample; crop and affine are done by then.
+    """Pack the parameters that [`DeviceAugment`] needs; crop and affine are done before.
 
     Args:
         parameters (`Sequence[ViewParameters]`): One per sample, of one view.
@@ -42,7 +42,7 @@ def pack_parameters(parameters: Sequence[ViewParameters]) -> torch.Tensor:
 
 
 def _pack(one: ViewParameters) -> list[float]:
-    hue = -1.0  # none; a turn by nothing still rounds
+    hue = -1.0  # none; a turn by 0 would still round the values
     before: list[float] = []
     after: list[float] = []
     for step, factor in one.jitter:
@@ -58,11 +58,11 @@ def _pack(one: ViewParameters) -> list[float]:
 
 
 class DeviceAugment(nn.Module):
-    """Changes the crops of one view as their parameters say, and normalises them.
+    """Augments the crops of one view according to their parameters, and normalises them.
 
     Args:
-        config (`ViewsConfig`): Says which steps can happen at all, the largest blur, mean and standard deviation.
-        kind (`int`): `GLOBAL_1`, `GLOBAL_2` or `LOCAL`: which of the probabilities are this view's.
+        config (`ViewsConfig`): Which steps can happen, the largest blur, mean and standard deviation.
+        kind (`int`): `GLOBAL_1`, `GLOBAL_2` or `LOCAL`: selects the probabilities of this view.
     """
 
     scale: torch.Tensor
@@ -81,7 +81,7 @@ class DeviceAugment(nn.Module):
         self.register_buffer("shift", -mean / std, persistent=False)
 
     def forward(self, pixels: torch.Tensor, parameters: torch.Tensor) -> torch.Tensor:
-        """Flip, colour, grey, blur, solarise, normalise.
+        """Flip, colour, grey, blur, switches, normalise.
 
         Args:
             pixels (`torch.Tensor` of shape `(batch, 3, height, width)`): The crops, uint8.
@@ -91,7 +91,7 @@ class DeviceAugment(nn.Module):
             `torch.Tensor` of shape `(batch, 3, height, width)`: float32, in channels_last memory.
         """
         flip, gray, sigma, hue, *switches = parameters[:, :_BLENDS, None, None, None].unbind(1)
-        # Channel by channel in memory: most steps treat the channels differently, or sum over them.
+        # Contiguous channels: most steps treat the channels differently, or sum over them.
         x = torch.where(flip > 0, pixels.flip(3), pixels).to(torch.float32, memory_format=torch.contiguous_format)
         before, after = parameters[:, _BLENDS:].view(-1, 2, _PLACES, 3).unbind(1)
         x = self._blend(x, before)
@@ -120,7 +120,7 @@ def device_augments(config: ViewsConfig) -> Iterator[DeviceAugment]:
 
 
 def luma(x: torch.Tensor) -> torch.Tensor:
-    """Grey of RGB pixels as PIL rounds it (ITU-R 601-2); all sums are whole numbers that float32 holds exactly.
+    """Grey of RGB pixels (ITU-R 601-2), rounded as in PIL; all sums are whole numbers that are exact in float32.
 
     Args:
         x (`torch.Tensor` of shape `(batch, 3, height, width)`): Whole numbers from 0 to 255.
@@ -167,12 +167,14 @@ def turn_hue(x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     chroma = value - x.amin(1, keepdim=True)
     is_red, is_green = red == value, green == value
     rise = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
-    sextant = (4 - 2 * is_green.to(x.dtype)) * ~is_red  # not `where` of numbers: it copies them to a GPU and waits
+    sextant = (
+        4 - 2 * is_green.to(x.dtype)
+    ) * ~is_red  # `where` with Python numbers would copy them to the GPU and wait
     hue = (rise / chroma.clamp(min=1) + sextant).remainder_(6).mul_(42.5).floor_()  # 255 / 6
     hue = hue.add_(steps).remainder_(256).mul_(6).div_(255)
     saturation = (chroma * 255).div_(value.clamp(min=1)).floor_()
-    # Each channel is at its least for a third of the circle and at its most for another: red around 0, green around
-    # 2, blue around 4.
+    # Each channel is at its minimum for a third of the circle and at its maximum for another: red around 0, green
+    # around 2, blue around 4.
     offsets = 5 - 2 * torch.arange(3, device=x.device).view(3, 1, 1)
     share: torch.Tensor = (hue + offsets).remainder_(6).sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
     return share.mul_(value * saturation / -255).add_(value).add_(0.5).floor_()
@@ -184,13 +186,13 @@ def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor, *, radius: int) -> torch
     Args:
         x (`torch.Tensor` of shape `(batch, 3, height, width)`): Whole numbers from 0 to 255.
         sigma (`torch.Tensor` of shape `(batch,)`): In pixels; 0 leaves the image as it is.
-        radius (`int`): The Gaussian is cut off beyond so many pixels.
+        radius (`int`): Pixels beyond which the Gaussian is cut off.
 
     Returns:
         `torch.Tensor`: shape and values as `x`.
     """
     batch, channels, height, width = x.shape
-    radius = min(radius, height - 1, width - 1)  # a mirror shows no more
+    radius = min(radius, height - 1, width - 1)  # the limit of reflection padding
     distances = torch.arange(-radius, radius + 1, device=x.device) / sigma.clamp(min=0.01)[:, None]
     weights = distances.square_().mul_(-0.5).exp_()
     weights = (weights / weights.sum(1, keepdim=True)).repeat_interleave(channels, dim=0)[:, None, None]

@@ -1,8 +1,8 @@
 """The `fast` backend: torchvision's views in a quarter of the time, within 2/255 of them on average.
 
-Where the time goes, and so what is done about it (milliseconds on one core, for a crop of 224 pixels): PIL's resizing
-takes 0.7 to 1.4, torch's kernel for whole numbers 0.3; PIL's hue 2.2, OpenCV's 0.2; each of the other changes of
-colour 0.2 to 0.3 against 0.03, and several become one; the blur 1.3 against 0.1.
+Time per step in milliseconds, on one core for a crop of 224 pixels, in PIL and here: resizing 0.7 to 1.4, by torch's
+kernel for 8 bits 0.3; hue 2.2, by OpenCV 0.2; each other step of the colour jitter 0.2 to 0.3 and 0.03, where several
+become one; blur 1.3 and 0.1.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,10 +26,10 @@ __all__ = ["change_colors", "change_view", "cut_view", "gaussian_blur", "make_vi
 
 _ANTIALIASED = {"bilinear": torch.ops.aten._upsample_bilinear2d_aa, "bicubic": torch.ops.aten._upsample_bicubic2d_aa}
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # the grey of PIL (ITU-R 601-2)
-_HALF = 0.498  # PIL cuts off what OpenCV rounds; a little less, so that whole numbers stay what they are
-_LARGE_FILE = 2**18  # bytes: from here on it pays to look at a photograph's size before it is decoded
-_BLUR_SIGMAS = 2.5  # half the width of the kernel; beyond, a Gaussian has 1 % of its weight
-_LEAST_SIGMA = 0.28  # below, no neighbour has the weight to move a value by half
+_HALF = 0.498  # PIL truncates, OpenCV rounds; a little below 0.5, so that whole numbers stay the same
+_LARGE_FILE = 2**18  # bytes: from this size on, reading the header before decoding saves time
+_BLUR_SIGMAS = 2.5  # half the width of the kernel; 1 % of the weight of a Gaussian is beyond
+_LEAST_SIGMA = 0.28  # below, the weights of the neighbours are too small to change a rounded value
 
 
 def make_views(image: Image.Image | Pixels, views: Sequence[ViewParameters], *, interpolation: str) -> list[Pixels]:
@@ -51,7 +51,7 @@ def read_views(
     interpolation: str,
     only_cut: bool,
 ) -> tuple[list[Pixels], list[ViewParameters]]:
-    """Decode one image value and make its views; of a large photograph only as many pixels as they need.
+    """Decode one image value and make its views; a large photograph is decoded at the resolution that they need.
 
     Args:
         value: See `decode_image`.
@@ -82,7 +82,7 @@ def read_views(
 
 
 def _largest_reduction(views: Sequence[ViewParameters]) -> int:
-    """By which of 8, 4, 2 and 1 the image may be reduced with as many pixels left in each crop as its view has."""
+    """The largest of 8, 4, 2 and 1 that leaves each crop at least as many pixels as its view."""
     if any(view.affine is not None for view in views):
         return 1
     sides = [min(right - left, bottom - top) / view.size for view in views for left, top, right, bottom in [view.box]]
@@ -90,7 +90,7 @@ def _largest_reduction(views: Sequence[ViewParameters]) -> int:
 
 
 def _cut_reduced(image: Image.Image, view: ViewParameters, reduction: int, interpolation: str) -> Pixels:
-    """As [`cut_view`], of an image with so many times fewer rows and columns; PIL's boxes may cut through pixels."""
+    """As [`cut_view`], but of a reduced image; the box of PIL may have fractions of pixels."""
     resampling, (left, top, right, bottom) = Image.Resampling[interpolation.upper()], view.box
     box = (left / reduction, top / reduction, right / reduction, bottom / reduction)
     return np.array(image.resize((view.size, view.size), resampling, box=box))
@@ -122,7 +122,7 @@ def cut_view(image: Pixels, view: ViewParameters, *, interpolation: str) -> Pixe
 
 
 def change_view(pixels: Pixels, view: ViewParameters) -> Pixels:
-    """What follows the crop: flip, colour, grey, blur, solarise. The argument isn't changed."""
+    """The steps after the crop: flip, colour, grey, blur, switches. The argument isn't changed."""
     if view.flip:
         pixels = _array(cv2.flip(pixels, 1))
     if view.jitter or view.gray:
@@ -135,14 +135,14 @@ def change_view(pixels: Pixels, view: ViewParameters) -> Pixels:
 def change_colors(pixels: Pixels, jitter: Sequence[tuple[int, float]], *, gray: bool) -> Pixels:
     """Brightness, contrast, saturation and hue in the order given, then grey.
 
-    All but the hue take a pixel `x` to `own * x + gray * luma(x) + constant`, and so do several in a row. They are
-    done at once, unless the first of them may leave 0 to 255, as it does with a factor above 1: what leaves is cut off
-    before the next.
+    Every step but the hue maps a pixel `x` to `own * x + gray * luma(x) + constant`, and so do several in a row. They
+    are computed at once, except after a step with a factor above 1: its result may leave the range from 0 to 255, and
+    is clipped before the next step.
 
     Args:
         pixels (`numpy.ndarray` of shape `(height, width, 3)`): uint8.
         jitter (`Sequence[tuple[int, float]]`): As of [`ViewParameters`].
-        gray (`bool`): Whether to take the colour away in the end.
+        gray (`bool`): Whether to convert to grey at the end.
 
     Returns:
         `numpy.ndarray` of shape `(height, width, 3)`: uint8.
@@ -161,7 +161,7 @@ def change_colors(pixels: Pixels, jitter: Sequence[tuple[int, float]], *, gray: 
 
 
 class _Change(NamedTuple):
-    """Takes a pixel `x` to `own * x + gray * luma(x) + constant`, the same for its three channels."""
+    """Maps a pixel `x` to `own * x + gray * luma(x) + constant`, for all three channels."""
 
     own: float
     gray: float
@@ -172,7 +172,7 @@ _NOTHING = _Change(1.0, 0.0, 0.0)
 
 
 def _then_blend(change: _Change, step: int, factor: float, pixels: Pixels) -> _Change:
-    """A change of `pixels` and then a blend away from black, the mean grey or each pixel's own grey, by a factor."""
+    """A change of `pixels`, followed by a blend away from black, the mean grey or the grey of each pixel."""
     own, gray, constant = change
     rest, to_gray, to_constant = 1 - factor, 0.0, 0.0
     if step == CONTRAST:
@@ -196,12 +196,12 @@ def _apply(pixels: Pixels, change: _Change) -> Pixels:
 
 
 def turn_hue(pixels: Pixels, turns: float) -> Pixels:
-    """Turn the hue of RGB pixels by so many turns of the colour circle."""
+    """Rotate the hue of RGB pixels by a number of turns of the colour circle."""
     hsv = _array(cv2.cvtColor(pixels, cv2.COLOR_RGB2HSV_FULL))
-    # Added row by row, where hue, saturation and value alternate: numpy adds long rows of bytes fast, and wraps round.
+    # Added to rows of interleaved hue, saturation and value: numpy adds long rows of bytes fast, and wraps around.
     rows = hsv.reshape(len(hsv), -1)
     turn = np.zeros(rows.shape[1], dtype=np.uint8)
-    turn[::3] = int(turns * 255) % 256  # as of PIL, whose circle has 255 steps
+    turn[::3] = int(turns * 255) % 256  # as in PIL, whose circle has 255 steps
     rows += turn
     return _array(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB_FULL))
 
@@ -211,10 +211,10 @@ def gaussian_blur(pixels: Pixels, sigma: float) -> Pixels:
     if sigma < _LEAST_SIGMA:
         return pixels
     kernel = cv2.getGaussianKernel(2 * max(1, round(_BLUR_SIGMAS * sigma)) + 1, sigma, cv2.CV_32F)
-    # Twice as fast as cv2.GaussianBlur, which promises the same bits on every machine.
+    # Twice as fast as cv2.GaussianBlur, which gives the same bits on every machine.
     return _array(cv2.sepFilter2D(pixels, -1, kernel, kernel))
 
 
 def _array(pixels: npt.ArrayLike) -> Pixels:
-    """What OpenCV returns, as the type that it is."""
+    """The result of OpenCV with its type."""
     return np.asarray(pixels, dtype=np.uint8)

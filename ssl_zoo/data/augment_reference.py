@@ -49,7 +49,7 @@ def read_views(
         value: See `decode_image`.
         draw: Draws the views of an image of a width and height.
         interpolation (`str`): See [`make_views`].
-        only_cut (`bool`): Not offered here: the views are always complete.
+        only_cut (`bool`): Ignored: this backend always makes complete views.
     """
     image = decode_image(value)
     views = draw(image.size)
@@ -74,6 +74,6 @@ def _make_view(image: Image.Image, view: ViewParameters, interpolation: str) -> 
 
 
 def apply_affine(image: Image.Image, affine: Affine) -> Any:
-    """Turn, shift and zoom about the centre; black outside."""
+    """Rotate, shift and zoom about the centre; black outside the image."""
     angle, shift, zoom = affine
     return tv.affine(image, angle, list(shift), zoom, shear=[0.0, 0.0], interpolation=InterpolationMode.BILINEAR)

@@ -1,4 +1,4 @@
-"""Every random choice of a view, drawn before any pixel is touched, so that all backends make the same views.
+"""All random parameters of a view, drawn before any pixel is changed, so that all backends make the same views.
 
 The distributions are those of torchvision's v2 transforms (the tests compare them).
 """
@@ -37,7 +37,7 @@ _ALWAYS_DRAWN = "solarize"  # draws a number at probability 0, too: all runs so 
 
 
 class Affine(NamedTuple):
-    """A turn about the centre, a shift and a zoom; black outside.
+    """A rotation about the centre, a shift and a zoom; black outside the image.
 
     Attributes:
         angle (`float`): Degrees, clockwise.
@@ -52,16 +52,16 @@ class Affine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ViewParameters:
-    """What makes one view of one image, in the order in which it is applied.
+    """Parameters of one view of one image, in the order in which they are applied.
 
     Attributes:
         affine (`Affine`, *optional*): Of the whole image, before the crop.
         box (`tuple[int, int, int, int]`): `(left, top, right, bottom)` of the crop in pixels, exclusive at the end.
         size (`int`): Side of the view in pixels; the box is resized to it.
         flip (`bool`): Whether left and right are swapped.
-        jitter (`tuple[tuple[int, float], ...]`): `(step, factor)` of the changes of colour, in order. Steps are
+        jitter (`tuple[tuple[int, float], ...]`): `(step, factor)` of the colour jitter, in order. Steps are
             `BRIGHTNESS`, `CONTRAST`, `SATURATION` (factors, 1 changes nothing) and `HUE` (turns of the colour circle).
-        gray (`bool`): Whether all colour is taken away.
+        gray (`bool`): Whether the view is converted to grey.
         blur_sigma (`float`, *optional*): Of the Gaussian, in pixels of the view.
         switches (`tuple[str, ...]`): Names of the `SWITCHES` that are applied, in order.
     """
@@ -82,8 +82,8 @@ def draw_view(config: ViewsConfig, image_size: tuple[int, int], rng: random.Rand
     Args:
         config (`ViewsConfig`): Ranges and probabilities.
         image_size (`tuple[int, int]`): Width and height of the whole image in pixels.
-        rng (`random.Random`): The only source of randomness. What is drawn, and in which order, depends on nothing
-            but `config`, `image_size` and `kind`: changing it changes every run.
+        rng (`random.Random`): The only source of randomness. What is drawn, and in which order, depends only on
+            `config`, `image_size` and `kind`: changing that changes every run.
         kind (`int`): `GLOBAL_1`, `GLOBAL_2` or `LOCAL`.
     """
     c, affine = config, None
@@ -133,7 +133,7 @@ def draw_box(
         if 0 < w <= width and 0 < h <= height:
             left, top = rng.randint(0, width - w), rng.randint(0, height - h)
             return left, top, left + w, top + h
-    # A long image may not hold the box: the largest centred one of an allowed shape instead.
+    # No box fits into a very long image: take the largest centred one of an allowed shape.
     shape = min(max(width / height, aspect_ratio[0]), aspect_ratio[1])
     w, h = min(width, max(1, round(height * shape))), min(height, max(1, round(width / shape)))
     left, top = (width - w) // 2, (height - h) // 2
@@ -141,7 +141,7 @@ def draw_box(
 
 
 def draw_jitter(rng: random.Random, strengths: Sequence[float]) -> tuple[tuple[int, float], ...]:
-    """The four changes of colour in random order, without those of strength 0.
+    """The four steps of the colour jitter in random order, without those of strength 0.
 
     Args:
         rng (`random.Random`): Generator.

@@ -1,8 +1,8 @@
 """The views a model sees of one image: multi-crop for pretraining, centre crop and raw pixels for evaluation.
 
-An image is decoded once and every view is cut from it, in 8 bits. Batches travel like that, at a quarter of the size,
-and become what a model takes on its device. All randomness comes from a generator that is handed in; the global ones
-are left alone.
+An image is decoded once, and all its views are cut from it in 8 bits. Batches are sent in 8 bits, a quarter of the
+size, and normalised to float32 on the device of the model. All randomness comes from a generator that is passed in;
+the global generators are not used.
 """
 
 import math
@@ -29,15 +29,15 @@ from ssl_zoo.data.views_config import IMAGENET_MEAN, IMAGENET_STD, ViewsConfig
 __all__ = ["EvalView", "ImageTransform", "MultiView", "RawPixels", "Sample", "ViewsConfig"]
 
 
-_CACHED_VALUES = 2**18  # so many float32 stay in a core's cache while they are normalised
+_CACHED_VALUES = 2**18  # float32 values that fit into the cache of a core while they are normalised
 
 
 class Sample(NamedTuple):
-    """What is made of one image before the batch is put together.
+    """The views of one image before they are collated.
 
     Attributes:
         crops (`list[Pixels]`): One array of shape `(height, width, 3)` per view.
-        parameters (`list[ViewParameters]`): Of the views, if the device is to change the crops; else empty.
+        parameters (`list[ViewParameters]`): Of the views, if the device augments the crops; else empty.
     """
 
     crops: list[Pixels]
@@ -45,7 +45,7 @@ class Sample(NamedTuple):
 
 
 class ImageTransform(ABC):
-    """Cuts views from an image as 8-bit arrays, and turns batches of them into what a model takes.
+    """Cuts views from an image as 8-bit arrays, and turns batches of them into the inputs of a model.
 
     Args:
         mean (`Sequence[float]` of length 3): Subtracted per channel, for pixels from 0 to 1.
@@ -64,7 +64,7 @@ class ImageTransform(ABC):
         """Decode one image value of a row (see `decode_image`) and cut its views.
 
         Raises:
-            CorruptImageError: The value is no image, or a damaged one.
+            CorruptImageError: The value is no image, or the image is damaged.
         """
         return Sample(self.crop(decode_image(value), rng), [])
 
@@ -81,11 +81,11 @@ class ImageTransform(ABC):
         *,
         memory_format: torch.memory_format = torch.contiguous_format,
     ) -> Batch:
-        """The batch on a device, its views and support as a model takes them: normalised float32.
+        """The batch on a device, with views and support in normalised float32.
 
         Args:
-            batch (`Batch`): As the stream gives it, with 8-bit views; copied while the host goes on when it is pinned.
-            device: Where to.
+            batch (`Batch`): From the stream, with 8-bit views; the copy of a pinned batch doesn't block the host.
+            device: The target.
             memory_format: Of the views.
         """
         placed = batch.to(device)
@@ -105,20 +105,20 @@ class ImageTransform(ABC):
             memory_format: Of the result.
         """
         scale, shift = (values.to(pixels.device, non_blocking=True) for values in (self._scale, self._shift))
-        made = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device, memory_format=memory_format)
-        rows, part = made, len(made)
-        if memory_format == torch.channels_last:  # rows of alternating channels are long enough to be vectorised
-            rows = made.permute(0, 2, 3, 1).flatten(2)
+        normalised = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device, memory_format=memory_format)
+        rows, part = normalised, len(normalised)
+        if memory_format == torch.channels_last:  # rows of interleaved channels are long enough to be vectorised
+            rows = normalised.permute(0, 2, 3, 1).flatten(2)
             scale, shift = scale.repeat(pixels.shape[3]), shift.repeat(pixels.shape[3])
         else:
             scale, shift = scale.view(3, 1, 1), shift.view(3, 1, 1)
         if pixels.device.type == "cpu":
             part = _CACHED_VALUES // pixels.shape[1:].numel()
         part = max(1, part)
-        for target, source, values in zip(made.split(part), pixels.split(part), rows.split(part), strict=True):
+        for target, source, values in zip(normalised.split(part), pixels.split(part), rows.split(part), strict=True):
             target.copy_(source)
             torch.addcmul(shift, values, scale, out=values)
-        return made
+        return normalised
 
     def __call__(self, image: Image.Image, *, seed: int | str | None = None) -> list[torch.Tensor]:
         """The views of one image, each a normalised tensor `(3, height, width)`; the same for the same `seed`."""
@@ -130,10 +130,9 @@ class ImageTransform(ABC):
 class MultiView(ImageTransform):
     """Multi-crop views in the order global 1, global 2, ..., local 1, ... (SwAV, https://huggingface.co/papers/2006.09882).
 
-    A third and further global view is changed like the second. What the views are is drawn before any pixel is
-    touched, so they are the same whichever of the backends (`views.backend`) makes them: `reference` is torchvision on
-    PIL images; `fast` is within 2/255 of it; `device` cuts the crops like `fast`, and leaves all that follows to
-    `to_device`, for the whole batch at once.
+    Global views after the second are augmented like the second. All parameters of the views are drawn before any pixel
+    is changed, so they are the same for every backend (`views.backend`): `reference` is torchvision on PIL images;
+    `fast` is within 2/255 of it; `device` cuts the crops like `fast`, and `to_device` does the rest for whole batches.
 
     Raises:
         DataError: The backend isn't installed.
@@ -148,10 +147,10 @@ class MultiView(ImageTransform):
         self._device_steps: list[DeviceAugment] | None = None
 
     def crop(self, image: Image.Image, rng: random.Random) -> list[Pixels]:
-        """All views of one image, complete, whatever is left to the device in training."""
+        """All views of one image, complete also with the backend `device`."""
         views = self._draw(image.size, rng)
-        made: list[Pixels] = self._make_views(image, views, interpolation=self._config.interpolation)
-        return made
+        crops: list[Pixels] = self._make_views(image, views, interpolation=self._config.interpolation)
+        return crops
 
     def read(self, value: Any, rng: random.Random) -> Sample:
         """Decode one image value once, and cut its views."""
@@ -176,7 +175,7 @@ class MultiView(ImageTransform):
 
 
 def _import_backend(name: str) -> ModuleType:
-    """The module that makes views on the host: evaluation, which needs none of OpenCV, works without it."""
+    """The module that makes views on the host; without OpenCV, only the backend `reference` and evaluation work."""
     if name == "reference":
         return augment_reference
     try:
@@ -190,7 +189,7 @@ def _import_backend(name: str) -> ModuleType:
 
 
 class EvalView(ImageTransform):
-    """The one fixed view of evaluation: the short side resized to `size / crop_pct`, then the centre square.
+    """The fixed view of evaluation: the short side resized to `size / crop_pct`, then the centre square.
 
     Args:
         size (`int`): Side of the view in pixels.
@@ -228,7 +227,7 @@ class EvalView(ImageTransform):
 
 
 class RawPixels(EvalView):
-    """The centre square as plain pixels from 0 to 1: the baseline that learned features have to beat."""
+    """The centre square as pixels from 0 to 1: the baseline for learned features."""
 
     def __init__(self, size: int) -> None:
         super().__init__(size, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), crop_pct=1.0)

@@ -77,11 +77,11 @@ def test_an_example_of_the_gallery(page):
 def test_good_images(page, kind):
     bring(page, f"x.{kind.lower()}", picture(kind), f"image/{kind.lower()}")
     wait_for_answer(page)
-    assert page.locator(".query-preview").get_attribute("alt") == "the image that was brought"
+    assert page.locator(".query-preview").get_attribute("alt") == "the image that you chose"
     assert page.locator(".query-preview").evaluate("image => image.naturalWidth") >= 32
     page.locator("[data-do=clear]").click()
     assert page.locator(".query-preview").is_hidden()
-    assert "are shown here" in page.inner_text(".query-found")
+    assert "appear here" in page.inner_text(".query-found")
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The images that are looked at: fetched once, kept, and gone on with after a stop."""
 
 import io
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -83,6 +84,16 @@ def test_a_stop_loses_nothing_and_a_second_opening_reads_nothing(
     read.clear()
     assert len(opened(data, cache, max_rows=20)) == 20
     assert not read
+
+
+def test_a_part_can_be_stopped_in_between(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PART_ROWS", 20)
+    monkeypatch.setattr(module, "_STEP_ROWS", 8)
+    data = write_parquet(tmp_path / "data")
+    work = open_gallery(DataConfig(path=str(data), split="train", max_rows=20), tmp_path / "cache")
+    assert [step.done for step in itertools.islice(work, 3)] == [0, 8, 16]
+    work.close()
+    assert opened(data, tmp_path / "cache", max_rows=20).sample_ids.tolist() == list(range(20))
 
 
 def test_other_images_are_another_gallery(tmp_path: Path) -> None:

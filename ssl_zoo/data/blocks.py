@@ -5,18 +5,17 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from ssl_zoo.data.batch import Batch
 from ssl_zoo.data.decode import CorruptImageError
 from ssl_zoo.data.order import StreamOrder
 from ssl_zoo.data.source import ImageSource, Row
-from ssl_zoo.data.stream import worker_loader
+from ssl_zoo.data.stream import join_samples
 from ssl_zoo.data.views import ImageTransform, Sample
 
 
-__all__ = ["BlockBatch", "num_blocks", "read_blocks"]
+__all__ = ["BlockBatch", "BlockStream", "num_blocks"]
 
 
 class BlockBatch(NamedTuple):
@@ -40,15 +39,7 @@ def num_blocks(source: ImageSource, block_rows: int) -> int:
     return -(-source.num_rows // block_rows)
 
 
-def read_blocks(
-    source: ImageSource,
-    transform: ImageTransform,
-    blocks: Sequence[int],
-    *,
-    block_rows: int,
-    batch_size: int,
-    num_workers: int = 0,
-) -> DataLoader[BlockBatch]:
+class BlockStream(IterableDataset[BlockBatch]):
     """Batches of some blocks, unshuffled. Block `b` has the rows from `b * block_rows` on.
 
     Each worker reads neighbouring blocks one after the other, so batches of as many blocks as there are workers come
@@ -60,13 +51,8 @@ def read_blocks(
         blocks (`Sequence[int]`): Numbers of the blocks, increasing.
         block_rows (`int`): Rows per block.
         batch_size (`int`): Images per batch at most.
-        num_workers (`int`): Loader processes; 0 reads in this one.
     """
-    stream = _BlockStream(source, transform, blocks, block_rows=block_rows, batch_size=batch_size)
-    return worker_loader(stream, num_workers=num_workers)
 
-
-class _BlockStream(IterableDataset[BlockBatch]):
     def __init__(
         self,
         source: ImageSource,
@@ -109,14 +95,5 @@ class _BlockStream(IterableDataset[BlockBatch]):
     def _batch(
         self, block: int, samples: list[tuple[Sample, Row]], skipped: list[tuple[int, str]], *, is_last: bool
     ) -> BlockBatch:
-        views, parameters = self._transform.stack([sample for sample, _ in samples]) if samples else ([], [])
-        batch = Batch(
-            views=views,
-            sample_ids=torch.tensor([row.sample_id for _, row in samples], dtype=torch.int64),
-            labels=torch.tensor([row.label for _, row in samples], dtype=torch.int64),
-            stream=0,
-            position=0,
-            skipped=[reason for _, reason in skipped],
-            parameters=parameters,
-        )
+        batch = join_samples(self._transform, samples, skipped=[reason for _, reason in skipped])
         return BlockBatch(block, is_last, batch, [sample_id for sample_id, _ in skipped])

@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, TypeVar
 
 import datasets
 import fsspec
@@ -24,6 +25,8 @@ from ssl_zoo.data.locate import Located
 
 
 __all__ = ["count_rows", "identify", "read_labels"]
+
+T = TypeVar("T")
 
 
 def count_rows(located: Located, *, split: str) -> npt.NDArray[np.int64]:
@@ -88,23 +91,21 @@ def _remembered(name: str, compute: Callable[[], npt.NDArray[np.int64]]) -> npt.
     return values
 
 
-def _footer_counts(files: list[str]) -> Iterator[int]:
-    def count(file: str) -> int:
+def _read_files(files: list[str], read: Callable[[Any], T]) -> Iterator[T]:
+    def read_file(file: str) -> T:
         with fsspec.open(file, "rb") as handle:
-            return int(pq.read_metadata(handle).num_rows)
+            return read(handle)
 
     with ThreadPoolExecutor(max_workers=16) as pool:  # waits for the network, not for the CPU
-        yield from pool.map(count, files)
+        yield from pool.map(read_file, files)
+
+
+def _footer_counts(files: list[str]) -> Iterator[int]:
+    return _read_files(files, lambda handle: int(pq.read_metadata(handle).num_rows))
 
 
 def _column(files: list[str], column: str) -> Iterator[list[int | None]]:
-    def read(file: str) -> list[int | None]:
-        with fsspec.open(file, "rb") as handle:
-            values: list[int | None] = pq.read_table(handle, columns=[column])[column].to_pylist()
-        return values
-
-    with ThreadPoolExecutor(max_workers=16) as pool:
-        yield from pool.map(read, files)
+    return _read_files(files, lambda handle: pq.read_table(handle, columns=[column])[column].to_pylist())
 
 
 def _pass_column(dataset: datasets.IterableDataset, column: str) -> Iterator[list[int | None]]:

@@ -23,7 +23,7 @@ from ssl_zoo.data.source import ImageSource, Row
 from ssl_zoo.data.views import ImageTransform, Sample
 
 
-__all__ = ["Batch", "CorruptCounter", "ReadPosition", "ViewStream", "worker_loader"]
+__all__ = ["Batch", "CorruptCounter", "ReadPosition", "ViewStream", "join_samples", "worker_loader"]
 
 T = TypeVar("T")
 
@@ -149,16 +149,28 @@ class ViewStream(IterableDataset[Batch]):
         return self._transform.read(row.image, random.Random(f"{self._seed}/{epoch}/{row.sample_id}"))
 
     def _batch(self, samples: list[tuple[Sample, Row]], slot: int, position: int, skipped: list[str]) -> Batch:
-        views, parameters = self._transform.stack([sample for sample, _ in samples])
-        return Batch(
-            views=views,
-            sample_ids=torch.tensor([row.sample_id for _, row in samples]),
-            labels=torch.tensor([row.label for _, row in samples]),
-            stream=slot,
-            position=position,
-            skipped=skipped,
-            parameters=parameters,
-        )
+        return join_samples(self._transform, samples, stream=slot, position=position, skipped=skipped)
+
+
+def join_samples(
+    transform: ImageTransform,
+    samples: list[tuple[Sample, Row]],
+    *,
+    skipped: list[str],
+    stream: int = 0,
+    position: int = 0,
+) -> Batch:
+    """Make a batch of the views of some rows, of none as well; see `Batch` for the other arguments."""
+    views, parameters = transform.stack([sample for sample, _ in samples]) if samples else ([], [])
+    return Batch(
+        views=views,
+        sample_ids=torch.tensor([row.sample_id for _, row in samples], dtype=torch.int64),
+        labels=torch.tensor([row.label for _, row in samples], dtype=torch.int64),
+        stream=stream,
+        position=position,
+        skipped=skipped,
+        parameters=parameters,
+    )
 
 
 def worker_loader(stream: IterableDataset[T], *, num_workers: int) -> DataLoader[T]:

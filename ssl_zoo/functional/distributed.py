@@ -59,14 +59,7 @@ def all_reduce_sum_(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def all_reduce_max_(tensor: torch.Tensor) -> torch.Tensor:
-    """Replace `tensor` by its elementwise maximum over processes, in place.
-
-    Args:
-        tensor (`torch.Tensor` of any shape): The same shape and dtype on every process.
-
-    Returns:
-        `torch.Tensor`: `tensor` itself, bit-equal on every process.
-    """
+    """Replace `tensor` by its elementwise maximum over processes, in place; see `all_reduce_sum_`."""
     if is_distributed():
         dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
     return tensor

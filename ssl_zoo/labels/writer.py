@@ -22,11 +22,11 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from ssl_zoo.atomic import replace_atomically
-from ssl_zoo.data.blocks import BlockBatch, num_blocks, read_blocks
+from ssl_zoo.data.blocks import BlockBatch, BlockStream, num_blocks
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.label_files import LABELS_FILE, Head, join_parts, label_bytes, read_skipped, write_part
 from ssl_zoo.data.source import ImageSource
-from ssl_zoo.data.stream import CorruptCounter
+from ssl_zoo.data.stream import CorruptCounter, worker_loader
 from ssl_zoo.data.views import EvalView
 from ssl_zoo.functional.distributed import all_gather_objects, rank, world_size
 from ssl_zoo.labels.card import describe_labels, render_label_card
@@ -111,14 +111,8 @@ def label_images(
     start = time.perf_counter()
     corrupt = CorruptCounter(labelling.source, max_share=max_corrupt_share)
     blocks = np.array_split(np.array(pending, dtype=np.int64), world_size())[rank()].tolist()
-    loader = read_blocks(
-        labelling.source,
-        labelling.view,
-        blocks,
-        block_rows=plan.block_rows,
-        batch_size=batch_size,
-        num_workers=min(num_workers, len(blocks)),
-    )
+    stream = BlockStream(labelling.source, labelling.view, blocks, block_rows=plan.block_rows, batch_size=batch_size)
+    loader = worker_loader(stream, num_workers=min(num_workers, len(blocks)))
 
     def label() -> None:
         unfinished: dict[int, list[tuple[torch.Tensor, list[Head]]]] = {}

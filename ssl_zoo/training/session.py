@@ -37,15 +37,8 @@ __all__ = ["Session", "open_session"]
 _FREE_TO_CHANGE = frozenset(
     f"train.{name}"
     for name in (
-        "output_dir",
-        "resume",
-        "checkpoint_every_steps",
-        "keep_checkpoints",
-        "log_every_steps",
-        "trackers",
-        "trace",
-        "num_processes",
-        "max_steps",
+        *("output_dir", "resume", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps"),
+        *("trackers", "trace", "num_processes", "max_steps"),
     )
 )
 

@@ -13,7 +13,8 @@ from ssl_zoo.models.registry import config_class_of, find_method, pretraining_cl
 from ssl_zoo.nn.backbone import loads_in_timm
 
 
-__all__ = ["PICTURES", "render_card"]
+__all__ = ["PICTURES", "TEMPLATE", "render_card"]
+
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 

@@ -13,6 +13,9 @@ from huggingface_hub import EvalResult
 from ssl_zoo.protocol import find_metric
 
 
+__all__ = ["Row", "collect", "collect_earlier", "to_model_index"]
+
+
 _SHORT = 7  # characters of a commit
 
 

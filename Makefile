@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 
 .DEFAULT_GOAL := help
 .PHONY: help venv quickstart space test test-kernels slow bench lint typecheck format clean
@@ -29,7 +29,7 @@ KERNELS := SSL_ZOO_TEST_KERNELS=other SSL_ZOO_TEST_THREADS=2 ATEN_CPU_CAPABILITY
 test-kernels: $(STAMP)  ## run the tests that compare numbers, where numbers round otherwise
 	$(KERNELS) $(PYTEST) -m 'not slow' $(addprefix tests/,test_kernels.py functional nn models loading evaluation) $(ARGS)
 
-slow: $(STAMP)  ## run the tests that `make test` leaves out
+slow: $(STAMP)  ## run the tests that `make test` leaves out; ARGS='--for-seconds 600' takes some of them in turn
 	$(PYTEST) -m slow $(ARGS)
 
 bench: $(STAMP)  ## measure ours against its rivals (half an hour on an idle machine), and write docs/benchmarks.md

@@ -1,8 +1,9 @@
 """Every test runs on few threads, offline, and with a Hugging Face cache of its own."""
 
 import os
+import random
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 
@@ -18,10 +19,13 @@ for _name in ("HF_TOKEN", "HF_ENDPOINT", "ACCELERATE_MIXED_PRECISION", "ACCELERA
 _CACHE = tempfile.TemporaryDirectory(prefix="ssl_zoo_tests_")
 os.environ["HF_HOME"] = _CACHE.name
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
+# Drawn once: the processes of pytest-xdist find it in the environment.
+SEED = os.environ.setdefault("SSL_ZOO_TEST_SEED", str(random.SystemRandom().randrange(10**6)))
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
 
+from tests import turns  # noqa: E402
 from tests.kernels import chosen_kernels  # noqa: E402
 
 
@@ -54,6 +58,41 @@ def one_core() -> Iterator[None]:
     os.sched_setaffinity(0, {min(cores)})
     yield
     os.sched_setaffinity(0, cores)
+
+
+@pytest.fixture
+def chance(request: pytest.FixtureRequest) -> random.Random:
+    """Draws what differs from run to run, such as the moment of a kill; the seed is printed with a failure."""
+    return random.Random(f"{SEED}/{request.node.nodeid}")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of our own."""
+    words = "run only tests of what has changed and, in turn, others, for about so many seconds (see tests/turns.py)"
+    parser.addoption("--for-seconds", type=float, metavar="SECONDS", help=words)
+
+
+@pytest.hookimpl(trylast=True)  # once -m and -k have chosen
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what has to wait for its turn."""
+    if (seconds := config.getoption("--for-seconds")) is not None:
+        chosen = turns.choose(items, seconds=seconds)
+        config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in chosen])
+        items[:] = [item for item in items if item.nodeid in chosen]
+
+
+def pytest_report_header() -> str:
+    """Before the tests: how to repeat what they draw."""
+    return f"random moments: SSL_ZOO_TEST_SEED={SEED}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Beside a failure: how to repeat what the test has drawn."""
+    report = yield
+    if report.failed and "chance" in getattr(item, "fixturenames", ()):
+        report.sections.append(("Random moments", f"SSL_ZOO_TEST_SEED={SEED} draws them again."))
+    return report
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

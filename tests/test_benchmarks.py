@@ -103,7 +103,7 @@ def test_every_benchmark_has_a_place_on_the_page(name):
     assert name in (*render.ORDER, "scaling", "gpu_estimate")
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 @pytest.mark.parametrize("name", MEASURING)
 def test_every_benchmark_runs(name, tmp_path):
     command = [sys.executable, FOLDER / f"{name}.py", "--quick", "--out", tmp_path / "out.json"]

@@ -4,7 +4,6 @@ import json
 import os
 import runpy
 import signal
-import subprocess
 import sys
 import time
 
@@ -19,6 +18,7 @@ from ssl_zoo.training.loop import train
 from ssl_zoo.training.recipe import load_recipe
 from ssl_zoo.training.session import open_session
 from tests.evaluation.tiny_run import write_run
+from tests.forked import Forked
 from tests.training.tiny_recipes import NUM_ROWS, shrink, write_noise
 
 
@@ -74,18 +74,17 @@ def rows_of(target):
 def killed(root, run, tmp_path_factory):
     """A target whose labelling was killed after some parts."""
     target = tmp_path_factory.mktemp("out") / "labels.parquet"
-    command = [sys.executable, "-c", SLOW, *map(str, options(run, target)), "--batch-size", "16"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    with open(target.parent / "log", "w") as log:
-        process = subprocess.Popen(command, cwd=root, env=environment, stdout=log, stderr=log)
+    log, environment = target.parent / "log", {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    words = ["-c", SLOW, *options(run, target), "--batch-size", "16"]
+    process = Forked(*words, stdout=log, stderr=log, cwd=root, env=environment)
     parts = target.parent / f".{target.name}.unfinished"
     deadline = time.monotonic() + 200
     while len(list(parts.glob("part-*.parquet"))) < 3:
-        assert process.poll() is None, (target.parent / "log").read_text()[-3000:]
+        assert process.poll() is None, log.read_text()[-3000:]
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    process.kill(signal.SIGKILL)
+    process.wait(60)
     assert not target.exists()
     return target
 

@@ -7,7 +7,6 @@ import functools
 import re
 import shlex
 import subprocess
-import sys
 import textwrap
 import tomllib
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from ssl_zoo.hub.export import export_repo
 from ssl_zoo.training.build import build_model
 from ssl_zoo.training.plan import derive_plan
 from ssl_zoo.training.recipe import load_recipe
+from tests import forked
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,7 +45,11 @@ def commands(text: str | None = None) -> list[str]:
 
 
 def run(*words: str) -> str:
-    result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=250)
+    """Run a script of ours or a command; return what it prints."""
+    if words[0].endswith(".py"):
+        result = forked.run(*words)
+    else:
+        result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False, timeout=250)
     assert result.returncode == 0, f"{shlex.join(words)}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 
@@ -65,7 +69,7 @@ def check_train(match: re.Match[str]) -> None:
     assert len(files) <= 1
     assert set(words) <= {*files, *overrides, "--dry-run", "--help"}
     if "--help" in words or "--dry-run" in words:
-        assert "global_batch_size" in run(sys.executable, "recipes/train.py", *words)
+        assert "global_batch_size" in run("recipes/train.py", *words)
     else:
         derive_plan(
             load_recipe(ROOT / (files[0] if files else "recipes/mira/embedded.yaml"), overrides),
@@ -84,7 +88,7 @@ def check_other_recipe(match: re.Match[str]) -> None:
 
 @functools.cache
 def help_of(script: str) -> str:
-    return run(sys.executable, script, "--help")
+    return run(script, "--help")
 
 
 def check_install(match: re.Match[str]) -> None:

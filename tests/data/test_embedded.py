@@ -1,7 +1,5 @@
 """The embedded set: the same bytes every time, whole or not there, rendered once, read like any other data set."""
 
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import pytest
 
 from ssl_zoo.data import DataConfig, DataError, embedded, open_source
 from ssl_zoo.data.embedded import EMBEDDED_NAME, embedded_dataset_dir
+from tests.forked import Forked
 
 
 SIZES = {"num_train": 40, "num_test": 20}
@@ -27,7 +26,7 @@ def visible(folder: Path) -> list[str]:
     return sorted(child.name for child in folder.iterdir() if not child.name.startswith("."))
 
 
-def child(code: str, folder: Path) -> subprocess.Popen[str]:
+def child(code: str, folder: Path, out: Path) -> Forked:
     """A process that runs `code` with the module as `embedded`, then renders into `folder`."""
     lines = [
         "import os",
@@ -35,7 +34,7 @@ def child(code: str, folder: Path) -> subprocess.Popen[str]:
         code,
         f"print(embedded.embedded_dataset_dir(num_train=40, num_test=20, cache_dir={str(folder)!r}))",
     ]
-    return subprocess.Popen([sys.executable, "-c", "\n".join(lines)], stdout=subprocess.PIPE, text=True)
+    return Forked("-c", "\n".join(lines), stdout=out, stderr=out.with_suffix(".err"))
 
 
 def failing_at(call: int, error: BaseException) -> Any:
@@ -119,8 +118,8 @@ def test_an_interrupted_render_leaves_nothing(
 
 
 def test_a_killed_render_is_not_taken_for_a_data_set(folder: Path, tmp_path: Path) -> None:
-    killed = child("embedded._png = lambda pixels: os._exit(9)", tmp_path)
-    assert killed.wait() == 9
+    killed = child("embedded._png = lambda pixels: os._exit(9)", tmp_path, tmp_path / ".out")
+    assert killed.wait(100) == 9
     assert visible(tmp_path) == []
     assert contents(embedded_dataset_dir(**SIZES, cache_dir=tmp_path)) == contents(folder)
 
@@ -131,9 +130,10 @@ def test_two_processes_at_once_share_one_render(folder: Path, tmp_path: Path) ->
         f"log = os.open({str(tmp_path / '.log')!r}, os.O_CREAT | os.O_APPEND | os.O_WRONLY)\n"
         "embedded._render = lambda *args: (os.write(log, b'.'), render(*args))[1]"
     )
-    both = [child(counting, tmp_path) for _ in range(2)]
-    answers = [process.communicate()[0].strip() for process in both]
-    assert [process.returncode for process in both] == [0, 0]
+    files = [tmp_path / f".out-{number}" for number in range(2)]
+    both = [child(counting, tmp_path, file) for file in files]
+    assert [process.wait(100) for process in both] == [0, 0]
+    answers = [file.read_text().strip() for file in files]
     assert answers == [str(tmp_path / folder.name)] * 2
     assert visible(tmp_path) == [folder.name]
     assert contents(tmp_path / folder.name) == contents(folder)

@@ -1,10 +1,8 @@
 """`recipes/detect.py` from a run's folder to results, stopped and continued, on one process and two."""
 
 import json
-import os
 import re
 import runpy
-import subprocess
 import sys
 
 import pytest
@@ -26,6 +24,7 @@ from ssl_zoo.detection.source import open_detection_source
 from ssl_zoo.detection.stream import DetectionStream
 from ssl_zoo.evaluation.results import read_results
 from ssl_zoo.nn.backbone import create_backbone
+from tests import forked
 from tests.data.tiny_sets import write_parquet
 from tests.detection.tiny_shapes import shape_rows, write_rows
 from tests.evaluation.tiny_run import write_run
@@ -150,12 +149,8 @@ def run(tmp_path_factory):
 
 
 def test_from_a_run_to_results_and_picture(root, run, shapes, tmp_path):
-    launch = [sys.executable, "-m", "accelerate.commands.launch"]
-    launch += ["--config_file", "recipes/accelerate/cpu_2_processes.yaml"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
     out = tmp_path / "out"
-    words = [*launch, *command(root, run, shapes, "--output", out)]
-    done = subprocess.run(words, cwd=root, env=environment, capture_output=True, text=True, timeout=280)
+    done = forked.run_two(*command(root, run, shapes, "--output", out))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("AP50") == 1
     results = {result.metric: result for result in read_results(out / "results.jsonl")}
@@ -233,7 +228,7 @@ def test_picture_needs_an_image(tmp_path):
         save_detections_picture(tmp_path / "a.png", [], title="", caption="", class_names=["a"])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 @pytest.mark.timeout(900)
 def test_overfits_a_few_images(tmp_path):
     source = open_shapes(write_rows(tmp_path / "shapes", shape_rows(range(6))))

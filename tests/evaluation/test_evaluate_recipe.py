@@ -1,7 +1,5 @@
-import os
 import re
 import runpy
-import subprocess
 import sys
 
 import datasets
@@ -9,6 +7,7 @@ import pytest
 
 from ssl_zoo.evaluation.results import read_results
 from ssl_zoo.training.recipe import load_recipe
+from tests import forked
 from tests.data.tiny_sets import UNEVEN, row_image, write_parquet
 from tests.evaluation.tiny_run import write_run
 
@@ -24,10 +23,8 @@ def run(data, tmp_path_factory):
     return write_run(tmp_path_factory.mktemp("runs") / "first", data)
 
 
-def evaluate(root, *arguments, launcher=(), cwd=None):
-    command = [sys.executable, *launcher, str(root / "recipes" / "evaluate.py"), *map(str, arguments)]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
-    return subprocess.run(command, cwd=cwd or root, env=environment, capture_output=True, text=True, timeout=240)
+def evaluate(root, *arguments, start=forked.run):
+    return start(root / "recipes" / "evaluate.py", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -77,9 +74,10 @@ def test_table_results_and_pictures(first, run):
 
 
 def test_two_processes_and_other_batches_measure_the_same(first, root, run, cache, tmp_path):
-    launcher = ("-m", "accelerate.commands.launch", "--config_file", "recipes/accelerate/cpu_2_processes.yaml")
     words = ("--protocol", "knn", "clusters", "linear", "spectrum", "knn.k=3,1", *FAST, "--batch-size", 5)
-    done = evaluate(root, run, *words, "--output", tmp_path, "--cache-dir", tmp_path / "features", launcher=launcher)
+    done = evaluate(
+        root, run, *words, "--output", tmp_path, "--cache-dir", tmp_path / "features", start=forked.run_two
+    )
     assert done.returncode == 0, done.stderr
     found = read_results(tmp_path / "results.jsonl")
     measured = {(r.metric, r.protocol.get("k")): r.value for r in found}

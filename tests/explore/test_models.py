@@ -10,7 +10,7 @@ from ssl_zoo.explore.models import check_data_name, check_model_name, visitor_me
 from ssl_zoo.explore.row_files import check_image_place
 from ssl_zoo.explore.workbench import ExploreError, Rules
 from ssl_zoo.loading.models import ModelLoadError
-from tests.hub.conftest import hub  # noqa: F401
+from tests.hub.conftest import hub, hub_server  # noqa: F401
 
 
 CONFIG = {"model_type": "mira", "architecture": "resnet18"}
@@ -238,8 +238,7 @@ def test_repositories_on_the_hub(hub):  # noqa: F811
     server.add_repo("org/code", {"config.json": b'{"model_type": "own", "auto_map": {"AutoModel": "code.Own"}}'})
     server.add_repo("org/bare", {"README.md": b"text"})
     names = ["org/net", "org/large", "org/secret", "org/gated", "org/bert", "org/code", "org/bare", "org/missing"]
-    options = {"HF_TOKEN": None, "HF_HUB_OFFLINE": "0"}
-    done = hub.run(ASK.format(names=names), **options)
+    done = hub.run(ASK.format(names=names), HF_TOKEN=None)
     said = {name: (found, words) for name, found, words in map(json.loads, done.stdout.splitlines())}
     assert said["org/net"] == ("org/net", None)
     for name, words in {

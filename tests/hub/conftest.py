@@ -1,8 +1,8 @@
 """A local Hub, and processes that talk to it as users' processes talk to the real one."""
 
 import os
+import shutil
 import subprocess
-import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.forked import run as run_forked
+from tests.forked import run_alone
 from tests.hub.server import WRITE_TOKEN, HubServer, serve
 
 
@@ -28,18 +30,24 @@ sys.meta_path.insert(0, _Refuse())
 
 @dataclass
 class LocalHub:
-    """A server, and the environment that makes clients in other processes use it."""
+    """A server, and the environment that makes clients in other processes use it.
+
+    Server and cache are those of the tests before, emptied: processes are forked from one that knows their addresses.
+    """
 
     server: HubServer
     home: Path
+    cache: Path
     environment: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
+        self.server.reset()
+        shutil.rmtree(self.cache, ignore_errors=True)
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
         self.environment = {
             **kept,
             "HOME": str(self.home),
-            "HF_HOME": str(self.home / "hf"),
+            "HF_HOME": str(self.cache),
             "HF_ENDPOINT": self.server.endpoint,
             "HF_TOKEN": WRITE_TOKEN,
             "HF_HUB_DISABLE_XET": "1",
@@ -48,6 +56,7 @@ class LocalHub:
             "NO_PROXY": "127.0.0.1",
             "OMP_NUM_THREADS": "1",
             "PYTHONDONTWRITEBYTECODE": "1",
+            "PYTHONPATH": str(ROOT),
         }
 
     @property
@@ -55,51 +64,62 @@ class LocalHub:
         return self.server.endpoint
 
     def run(
-        self, *arguments: str, without_ssl_zoo: bool = False, check: bool = True, **environment: str | None
+        self,
+        *arguments: str,
+        without_ssl_zoo: bool = False,
+        forked: bool = True,
+        check: bool = True,
+        **environment: str | None,
     ) -> subprocess.CompletedProcess[str]:
         """Run Python in a process of its own, away from the sources; `None` removes an environment variable.
 
         One argument is code for `python -c`; several are a script (relative to the repository) and its arguments.
+        What asks which modules are loaded is not to be `forked`.
         """
         env = {name: value for name, value in {**self.environment, **environment}.items() if value is not None}
-        if not without_ssl_zoo:
-            env["PYTHONPATH"] = str(ROOT)
         if len(arguments) == 1:
             code = textwrap.dedent(arguments[0])
-            command = [sys.executable, "-c", WITHOUT_SSL_ZOO + code if without_ssl_zoo else code]
+            arguments = ("-c", WITHOUT_SSL_ZOO + code if without_ssl_zoo else code)
         else:
-            command = [sys.executable, str(ROOT / arguments[0]), *arguments[1:]]
-        done = subprocess.run(
-            command, env=env, cwd=self.home, capture_output=True, text=True, timeout=240, stdin=subprocess.DEVNULL
-        )
+            arguments = (str(ROOT / arguments[0]), *arguments[1:])
+        start = run_forked if forked else run_alone
+        done = start(*arguments, cwd=self.home, env=env)
         if check and done.returncode != 0:
             raise AssertionError(f"process ended with {done.returncode}\n{done.stdout}\n{done.stderr[-6000:]}")
         return done
 
 
+@pytest.fixture(scope="session")
+def hub_server() -> Iterator[HubServer]:
+    """The server that other processes ask."""
+    with serve() as made:
+        yield made
+
+
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[LocalHub]:
+def hub(hub_server: HubServer, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> LocalHub:
     """A fresh, empty Hub."""
     home = tmp_path / "home"
     home.mkdir()
-    with serve() as server:
-        yield LocalHub(server, home)
+    return LocalHub(hub_server, home, tmp_path_factory.getbasetemp() / "hub")
 
 
 @pytest.fixture
-def hub_here(hub: LocalHub, monkeypatch: pytest.MonkeyPatch) -> LocalHub:
+def hub_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalHub]:
     """A fresh, empty Hub that `HfApi` uses in this process, for tests that push; loading models needs `hub.run`."""
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
-    address = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
-    return hub
+    (tmp_path / "home").mkdir()
+    with serve() as own_server:
+        hub = LocalHub(own_server, tmp_path / "home", tmp_path / "cache")
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.endpoint)
+        address = f"{hub.endpoint}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", address)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", WRITE_TOKEN)
+        yield hub
 
 
 @pytest.fixture(scope="module")
-def shared_hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalHub]:
-    """A Hub for the tests of one file that only read what one of them published."""
-    with serve() as server:
-        yield LocalHub(server, tmp_path_factory.mktemp("home"))
+def shared_hub(hub_server: HubServer, tmp_path_factory: pytest.TempPathFactory) -> LocalHub:
+    """A Hub for the tests of one file that only read what one of them published; `hub` would empty it."""
+    return LocalHub(hub_server, tmp_path_factory.mktemp("home"), tmp_path_factory.getbasetemp() / "hub")

@@ -79,6 +79,11 @@ class HubServer:
         self.faults.append(Fault(method, path, action, nth, times))
         return self.faults[-1]
 
+    def reset(self) -> None:
+        """Become a server of which nobody has asked anything yet, at the same address."""
+        self.closing.set()
+        self.__dict__.update(vars(HubServer(self.endpoint)))
+
     def fault_for(self, method: str, path: str) -> int | str | None:
         with self.lock:
             struck = [fault.action for fault in self.faults if fault.strikes(method, path)]
@@ -369,6 +374,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Stay quiet: `HubServer.requests` is the log."""
 
     def _serve(self) -> None:
+        self._log = self.hub.requests  # also if the Hub becomes another test's before the end
         path = urlsplit(self.path).path
         method = "GET" if self.command == "HEAD" else self.command
         fault = self.hub.fault_for(self.command, path)
@@ -395,7 +401,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._cut(path)
         if self.command != "HEAD":
             self.wfile.write(content)
-        self.hub.requests.append((self.command, path, status))
+        self._log.append((self.command, path, status))
 
     do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
 
@@ -432,7 +438,7 @@ class _Handler(BaseHTTPRequestHandler):
             return reply({"error": error.message}, error.status, **named)
 
     def _cut(self, path: str) -> None:
-        self.hub.requests.append((self.command, path, 0))
+        self._log.append((self.command, path, 0))
         self.close_connection = True
         self.wfile.flush()
         self.connection.shutdown(socket.SHUT_RDWR)

@@ -6,8 +6,6 @@
 import json
 import pickle
 import re
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from functools import cache
@@ -24,6 +22,7 @@ from ssl_zoo.hub.export import export_repo
 from ssl_zoo.models.registry import display_name
 from ssl_zoo.training.recipe import Recipe, recipe_from_dict
 from ssl_zoo.zoo.entries import load_index
+from tests import forked
 from tests.hub.conftest import ROOT, WITHOUT_SSL_ZOO, LocalHub
 from tests.hub.loading_checks import ALEXNET, SEMI, STEM, WITH, WITHOUT, Case
 from tests.hub.server import serve
@@ -243,11 +242,9 @@ def measure(hub: LocalHub, plan: dict[str, list[str]]) -> Matrix:
         )
         # Else transformers asks a service on the Hub to convert the pickle.
         options = {"DISABLE_SAFETENSORS_CONVERSION": "1", "TRANSFORMERS_VERBOSITY": "error"}
+        code = "import warnings\nwarnings.simplefilter('ignore')\n" + code
         code = (WITHOUT_SSL_ZOO if group == "without" else "") + code
-        environment = {**hub.environment, **options}
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", code], env=environment, cwd=hub.home, capture_output=True, text=True
-        )
+        done = forked.run("-c", code, env={**hub.environment, **options}, cwd=hub.home, timeout=800)
         if done.returncode != 0:
             raise AssertionError(f"{done.stdout}\n{done.stderr[-6000:]}")
         lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('["')]
@@ -334,7 +331,7 @@ def test_loading_is_as_the_page_says(filled_hub: LocalHub) -> None:
     assert found == {cell: shown.get(cell) for cell in found}, REMAKE
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=150)
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("part", range(3))
 def test_the_rest_of_the_page(filled_hub: LocalHub, part: int) -> None:
@@ -347,7 +344,7 @@ def main() -> None:
     """Measure everything and write the page."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as home, serve() as server:
-        hub = LocalHub(server, Path(home))
+        hub = LocalHub(server, Path(home), Path(home) / "hf")
         put_on_hub(hub)
         found: Matrix = {}
         for plan in (fast_plan(), *slow_plans()):

@@ -225,7 +225,7 @@ def test_as_a_timm_model(published: Published) -> None:
     else:
         raise AssertionError("timm loaded a stem that it doesn't have")
     """
-    done = published.hub.run(REPORT + _dedent(code), without_ssl_zoo=True)
+    done = published.hub.run(REPORT + _dedent(code), without_ssl_zoo=True, forked=False)
     assert_reported(done.stdout, {"hub", "local", "branch"}, published.features)
 
 

@@ -2,8 +2,6 @@
 
 import json
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForImageClassification,
 
 from ssl_zoo.hub.export import export_repo
 from ssl_zoo.training.build import build_model
+from tests import forked
 from tests.training.tiny_recipes import FIXTURES, fixture_name, tiny
 
 
@@ -192,9 +191,7 @@ def test_published_repositories_load_without_ssl_zoo(tmp_path):
         images = torch.ones(2, *model_input(recipe))
         with torch.no_grad():
             expected[str(out)] = model.eval().timm_model(images).sum().item()
-    done = subprocess.run(
-        [sys.executable, "-c", REMOTE, json.dumps(sizes)], capture_output=True, text=True, check=False, cwd=tmp_path
-    )
+    done = forked.run("-c", REMOTE, json.dumps(sizes), cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     found = dict(json.loads(line) for line in done.stdout.splitlines() if line.startswith("["))
     assert found == pytest.approx(expected, rel=1e-4)

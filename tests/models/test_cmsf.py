@@ -5,7 +5,6 @@ import io
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -456,7 +455,6 @@ def test_state_goes_through_a_checkpoint_and_training_goes_on_exactly(variant):
     file.seek(0)
     resumed = _model(variant)
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    np.random.default_rng().random()
     torch.manual_seed(99)  # nothing may hang on the global generators
     first = _train(model, 5, first=5).loss
     torch.manual_seed(7)

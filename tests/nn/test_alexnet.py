@@ -1,8 +1,5 @@
 """AlexNet with batch norm: the authors' layers, timm's protocol, and the exported code."""
 
-import subprocess
-import sys
-
 import pytest
 import timm
 import torch
@@ -11,6 +8,7 @@ import ssl_zoo
 from ssl_zoo.hub.remote_code import flatten
 from ssl_zoo.nn.alexnet import AlexNet
 from ssl_zoo.nn.backbone import create_backbone, pooled_features
+from tests import forked
 from tests.tolerances import SAME_NETWORK
 
 
@@ -140,6 +138,6 @@ def test_exported_code_registers_it_without_the_package_and_beside_it(tmp_path):
         "print(model(torch.randn(1, 3, 64, 64)).pooler_output.shape[1], 'ssl_zoo' in sys.modules)\n"
         "import ssl_zoo.nn.backbone\n"
     )
-    result = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=False)
+    result = forked.run("-c", code, tmp_path)
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["20", "False"]

@@ -1,8 +1,5 @@
 """Pre-activation ResNet-50 without a final norm: the authors' layers by hand, timm's protocol, the exported code."""
 
-import subprocess
-import sys
-
 import pytest
 import timm
 import torch
@@ -12,6 +9,7 @@ import ssl_zoo
 from ssl_zoo.hub.remote_code import flatten
 from ssl_zoo.nn.backbone import pooled_features
 from ssl_zoo.nn.preact_resnet import register_preact_resnet
+from tests import forked
 from tests.tolerances import SAME_NETWORK
 
 
@@ -136,7 +134,7 @@ def test_a_model_with_it_survives_save_and_load(tmp_path):
 
 
 def run_python(code, *arguments):
-    result = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    result = forked.run("-c", code, *arguments)
     assert result.returncode == 0, result.stderr
     return result.stdout.split()
 

@@ -8,6 +8,7 @@ import pytest
 
 
 pytestmark = pytest.mark.browser
+SLOW = pytest.mark.slow(seconds=8)  # cases that differ from one beside them in little
 
 MIRA = {"model": "mira-embedded", "data": "embedded"}
 SELA = {"model": "sela-cifar10", "data": "embedded"}
@@ -40,7 +41,7 @@ WIDER = """() => [...document.querySelectorAll("body *")].filter((one) => one.ch
   .slice(0, 4).map((one) => one.outerHTML.slice(0, 160))"""
 
 
-@pytest.fixture(params=[1, 4], ids=["", "slow"])
+@pytest.fixture(params=[1, pytest.param(4, marks=SLOW)], ids=["", "slow"])
 def slow(request):
     """Give a page's processor only a part of its time."""
 
@@ -275,7 +276,7 @@ def test_a_link_restores_what_was_on_the_screen(visit):
     assert again.locator("#mode input[value=assignment]").is_checked()
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=SLOW) if name != "compare" else name for name in PAGES])
 def test_a_link_to_a_page(visit, name):
     page = visit(link(SELA, tab=name))
     page.locator(PAGES[name][1]).first.wait_for()
@@ -395,15 +396,17 @@ def test_names_of_classes_are_text(visit):
     ("request_", "words"),
     [
         ({"model": "no/such-model"}, "'no/such-model'"),
-        ({"model": "no such model"}, "no such model"),
+        pytest.param({"model": "no such model"}, "no such model", marks=SLOW),
         ({"model": "../secret"}, "leads out of the folders"),
-        ({"model": "/etc"}, "/etc"),
-        ({"model": "https://example.org/x"}, "is an address"),
-        ({"model": "mira-embedded", "data": "no/such-data"}, "'no/such-data'"),
-        ({"model": "mira-embedded", "data": "/etc"}, "/etc"),
-        ({"model": "mira-embedded", "data": "embedded", "split": "nowhere"}, "nowhere.*test"),
+        pytest.param({"model": "/etc"}, "/etc", marks=SLOW),
+        pytest.param({"model": "https://example.org/x"}, "is an address", marks=SLOW),
+        pytest.param({"model": "mira-embedded", "data": "no/such-data"}, "'no/such-data'", marks=SLOW),
+        pytest.param({"model": "mira-embedded", "data": "/etc"}, "/etc", marks=SLOW),
+        pytest.param({"model": "mira-embedded", "data": "embedded", "split": "nowhere"}, "nowhere.*test", marks=SLOW),
         ({"model": "mira-embedded", "data": "pets", "split": "train", "label_column": "nose"}, "nose"),
-        ({"model": "mira-embedded", "data": "embedded", "images": "99999"}, "at most 10,000 images"),
+        pytest.param(
+            {"model": "mira-embedded", "data": "embedded", "images": "99999"}, "at most 10,000 images", marks=SLOW
+        ),
         ({"model": "<img src=x onerror=alert(1)>"}, "<img src=x"),
     ],
     ids=lambda value: quote(str(value), safe="") if isinstance(value, dict) else "",
@@ -474,7 +477,7 @@ def test_by_keyboard(visit):
     wait_for_words(page, "#cluster-detail h2", f"^Cluster {numbers[1]}$")
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("dark", [False, pytest.param(True, marks=SLOW)], ids=["light", "dark"])
 def test_on_a_phone(visit, dark):
     page = visit(link(MIRA, tab="compare", other="sela-cifar10", cluster=0), phone=True, dark=dark)
     paper = page.evaluate("getComputedStyle(document.body).backgroundColor")

@@ -3,10 +3,7 @@
 import io
 import json
 import os
-import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -17,6 +14,8 @@ import yaml
 from datasets import Dataset, Features, Image, Value
 from PIL import Image as PILImage
 from safetensors.torch import load_file
+
+from tests.forked import Forked, environments_of_two
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,37 +74,34 @@ def _recipe(folder: Path, images: Path, **train: object) -> Path:
 
 
 class Launch:
-    """`accelerate launch recipes/train.py` with one process or two, in a process group of its own."""
+    """`recipes/train.py` with one process or two; `launcher` has `accelerate launch` start them."""
 
-    def __init__(self, recipe: Path, run: Path, processes: int, *overrides: str) -> None:
-        config = {1: "cpu.yaml", 2: "cpu_2_processes.yaml"}[processes]
-        command = ["-m", "accelerate.commands.launch", "--config_file", f"recipes/accelerate/{config}"]
-        words = ["recipes/train.py", str(recipe), f"train.output_dir={run}", f"train.num_processes={processes}"]
-        self.run = run
-        self.output = run.with_suffix(".log").open("a+")
-        self.process = subprocess.Popen(
-            [sys.executable, *command, *words, *overrides],
-            cwd=ROOT,
-            stdout=self.output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+    def __init__(self, recipe: Path, run: Path, processes: int, *overrides: str, launcher: bool = False) -> None:
+        self.run, log = run, run.with_suffix(".log")
+        words = [ROOT / "recipes/train.py", recipe, f"train.output_dir={run}", f"train.num_processes={processes}"]
+        environments = environments_of_two() if processes == 2 else [{"ACCELERATE_USE_CPU": "true"}]
+        if launcher:
+            config = {1: "cpu.yaml", 2: "cpu_2_processes.yaml"}[processes]
+            words = ["-m", "accelerate.commands.launch", "--config_file", f"recipes/accelerate/{config}", *words]
+            environments = [{}]
+        self.processes = [
+            Forked(*words, *overrides, stdout=log, stderr=log, env={**os.environ, **part}) for part in environments
+        ]
 
     def finish(self) -> int:
-        code = self.process.wait(timeout=240)
-        self.output.close()
-        return code
+        """The first exit status that is not 0."""
+        return next(filter(None, [process.wait(240) for process in self.processes]), 0)
 
     def stop_at(self, step: int, number: signal.Signals) -> int:
         """Send a signal to all processes of the run once it has traced `step` steps."""
         deadline = time.monotonic() + 240
         trace = self.run / "trace-0.jsonl"
         while not (trace.exists() and len(trace.read_bytes().splitlines()) >= step):
-            assert self.process.poll() is None, self.text()
+            assert self.processes[0].poll() is None, self.text()
             assert time.monotonic() < deadline, self.text()
             time.sleep(0.002)
-        os.killpg(self.process.pid, number)
+        for process in self.processes:
+            process.kill(number)
         return self.finish()
 
     def wait_for(self, words: str) -> None:
@@ -131,14 +127,14 @@ def _metrics(run: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_three_times_killed_is_never_killed(processes, images, tmp_path):
+def test_three_times_killed_is_never_killed(processes, images, tmp_path, chance):
     recipe = _recipe(tmp_path, images)
     whole = tmp_path / "whole"
     launch = Launch(recipe, whole, processes)
     assert launch.finish() == 0, launch.text()
 
     killed = tmp_path / "killed"
-    steps = sorted(random.Random(time.time_ns()).sample(range(4, STEPS), 3))
+    steps = sorted(chance.sample(range(4, STEPS), 3))
     for step in steps:
         assert Launch(recipe, killed, processes).stop_at(step, signal.SIGKILL) != 0
         assert not (killed / "model").exists()
@@ -166,7 +162,7 @@ def test_sigterm_saves_and_the_run_goes_on(images, tmp_path):
     recipe = _recipe(tmp_path, images, checkpoint_every_steps=1000, max_steps=8)
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert Launch(recipe, whole, 1).finish() == 0
-    launch = Launch(recipe, stopped, 1)
+    launch = Launch(recipe, stopped, 1, launcher=True)
     assert launch.stop_at(2, signal.SIGTERM) != 0
     launch.wait_for("is complete")  # the launcher ends at once, the training process finishes its step and saves
     launch = Launch(recipe, stopped, 1)

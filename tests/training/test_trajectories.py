@@ -8,7 +8,6 @@ import json
 import multiprocessing
 import os
 import platform
-import random
 import signal
 import socket
 import sys
@@ -55,24 +54,31 @@ def test_the_losses_are_those_of_the_golden_trajectory(whole):
     assert sum(differences) / STEPS < (0.05 if name.startswith("corinfomax") else 0.005) * size
 
 
-def test_killed_twice_is_never_killed(whole, tmp_path):
+def test_killed_twice_is_never_killed(whole, tmp_path, chance):
     (_, path), expected = whole
-    _compare(path, tmp_path, expected, steps=STEPS, processes=1)
+    _compare(path, tmp_path, expected, moments=sorted(chance.sample(range(6, STEPS), 2)), processes=1)
 
 
-@pytest.mark.parametrize("path", FIXTURES, ids=fixture_name)
-def test_two_processes_killed_twice_are_never_killed(path, images, tmp_path):
+# SeLa passes over all images and solves across processes, PAWS deals classes to them: the others share their code.
+_ALWAYS, _SLOW = ("sela", "paws"), pytest.mark.slow(seconds=15)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path if fixture_name(path) in _ALWAYS else pytest.param(path, marks=_SLOW) for path in FIXTURES],
+    ids=fixture_name,
+)
+def test_two_processes_killed_twice_are_never_killed(path, images, tmp_path, chance):
     _, recipe = _write(path, images, tmp_path, STEPS_OF_TWO)
     expected = _Run(recipe, tmp_path / "run", processes=2).finish()
-    _compare(recipe, tmp_path, expected, steps=STEPS_OF_TWO, processes=2)
+    _compare(recipe, tmp_path, expected, moments=sorted(chance.sample(range(6, STEPS_OF_TWO), 2)), processes=2)
     states = [load_file(checkpoint / "model.safetensors") for checkpoint in _checkpoints(expected)]
     assert len(states) == 2  # the banks, tables and statistics below are those of both processes
     assert len({len(trace["sample_ids"]) for trace in _trace(expected, 1)}) == 1
 
 
-def _compare(recipe, folder, expected, *, steps, processes):
+def _compare(recipe, folder, expected, *, moments, processes):
     killed = folder / "killed"
-    moments = sorted(random.Random(time.time_ns()).sample(range(6, steps), 2))
     for moment in moments:
         _Run(recipe, killed, processes=processes).kill_at(moment)
         assert not (killed / "model").exists()

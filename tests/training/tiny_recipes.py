@@ -67,6 +67,8 @@ def shrink(path: Path, *, images: Path, steps: int, num_workers: int = 0) -> Rec
     recipe["model"]["model_args"] = {}
     if backbone.startswith("resnet"):
         recipe["model"]["model_args"] = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 16]}
+    if backbone.startswith("alexnet"):
+        recipe["model"]["model_args"] = {"channels": [8, 8, 8, 8, 8], "hidden_features": 16}
     recipe["data"]["labelled_share"] = max(0.5, recipe["data"]["labelled_share"])
     # AlexNet pools by a fixed grid and fits no smaller image.
     size = recipe["views"]["global_size"] if backbone.startswith("alexnet") else 16

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import nn
 
-from ssl_zoo.data.view_parameters import BRIGHTNESS, CONTRAST, GLOBAL_1, GLOBAL_2, HUE, LOCAL, ViewParameters
+from ssl_zoo.data.view_parameters import BRIGHTNESS, CONTRAST, HUE, ViewParameters, view_kinds
 from ssl_zoo.data.view_switches import SWITCHES
 from ssl_zoo.data.views_config import ViewsConfig
 
@@ -115,8 +115,7 @@ class DeviceAugment(nn.Module):
 
 def device_augments(config: ViewsConfig) -> Iterator[DeviceAugment]:
     """One per view, in the order of the views."""
-    kinds = [GLOBAL_1] + [GLOBAL_2] * (config.global_crops - 1) + [LOCAL] * config.local_crops
-    return (DeviceAugment(config, kind) for kind in kinds)
+    return (DeviceAugment(config, kind) for kind in view_kinds(config))
 
 
 def luma(x: torch.Tensor) -> torch.Tensor:

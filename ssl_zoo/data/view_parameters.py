@@ -26,6 +26,7 @@ __all__ = [
     "draw_box",
     "draw_jitter",
     "draw_view",
+    "view_kinds",
 ]
 
 
@@ -74,6 +75,11 @@ class ViewParameters:
     gray: bool = False
     blur_sigma: float | None = None
     switches: tuple[str, ...] = ()
+
+
+def view_kinds(config: ViewsConfig) -> list[int]:
+    """The kind of each view: global ones after the second are augmented like the second."""
+    return [GLOBAL_1] + [GLOBAL_2] * (config.global_crops - 1) + [LOCAL] * config.local_crops
 
 
 def draw_view(config: ViewsConfig, image_size: tuple[int, int], rng: random.Random, kind: int) -> ViewParameters:

@@ -22,7 +22,7 @@ from ssl_zoo.data.augment_device import DeviceAugment, device_augments, pack_par
 from ssl_zoo.data.batch import Batch
 from ssl_zoo.data.decode import Pixels, decode_image
 from ssl_zoo.data.errors import DataError
-from ssl_zoo.data.view_parameters import GLOBAL_1, GLOBAL_2, LOCAL, ViewParameters, draw_view
+from ssl_zoo.data.view_parameters import ViewParameters, draw_view, view_kinds
 from ssl_zoo.data.views_config import IMAGENET_MEAN, IMAGENET_STD, ViewsConfig
 
 
@@ -142,7 +142,6 @@ class MultiView(ImageTransform):
         super().__init__(config.mean, config.std)
         backend = _import_backend(config.backend)
         self._config, self._make_views, self._read_views = config, backend.make_views, backend.read_views
-        self._kinds = [GLOBAL_1] + [GLOBAL_2] * (config.global_crops - 1) + [LOCAL] * config.local_crops
         self._on_device = config.backend == "device"
         self._device_steps: list[DeviceAugment] | None = None
 
@@ -163,7 +162,7 @@ class MultiView(ImageTransform):
         return Sample(crops, views if self._on_device else [])
 
     def _draw(self, image_size: tuple[int, int], rng: random.Random) -> list[ViewParameters]:
-        return [draw_view(self._config, image_size, rng, kind) for kind in self._kinds]
+        return [draw_view(self._config, image_size, rng, kind) for kind in view_kinds(self._config)]
 
     def _finish(self, batch: Batch, memory_format: torch.memory_format) -> list[torch.Tensor]:
         if not self._on_device:

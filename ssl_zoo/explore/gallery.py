@@ -19,10 +19,9 @@ from PIL import Image, ImageOps
 from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.data.decode import CorruptImageError, decode_image
 from ssl_zoo.data.source import DataConfig, DataError, ImageSource, open_source
-from ssl_zoo.explore.row_files import check_image_place
 
 
-__all__ = ["THUMBNAIL", "Gallery", "Step", "open_gallery"]
+__all__ = ["THUMBNAIL", "Gallery", "Step", "check_image_place", "open_gallery"]
 
 THUMBNAIL = 96
 """Side of a thumbnail in pixels."""
@@ -165,6 +164,34 @@ def _fetch(data: DataConfig, source: ImageSource, folder: Path) -> Generator[Ste
     about |= {"image_column": source.image_column, "label_column": source.label_column}
     with replace_atomically(folder / "gallery.json", concurrent=True) as partial:
         partial.write_text(json.dumps(about, indent=2), encoding="utf-8")
+
+
+def check_image_place(value: Any, data: str) -> None:
+    """Refuse a row of a data set that names a file or an address outside the data set.
+
+    A row may hold the bytes of an image, or only name a file: a table from the Hub could name any file of this server.
+
+    Args:
+        value (`dict`, `bytes` or `None`): Undecoded image, as `datasets.Image(decode=False)` gives it.
+        data (`str`): The data set, as `check_data_name` returned it.
+
+    Raises:
+        DataError: The row names a file outside the data set.
+    """
+    path = value.get("path") if isinstance(value, dict) and value.get("bytes") is None else None
+    if path is None:
+        return
+    outermost = str(path).rpartition("::")[2]  # zip://picture.png::hf://datasets/org/name@main/pictures.zip
+    is_inside = outermost.startswith((f"hf://datasets/{data}@", f"hf://datasets/{data}/")) and ".." not in outermost
+    if not is_inside:
+        folder = Path(data)
+        is_inside = (
+            folder.is_absolute()
+            and "://" not in outermost
+            and Path(outermost).resolve().is_relative_to(folder.resolve())
+        )
+    if not is_inside:
+        raise DataError(f"A row of {data!r} names a file outside the data set, so the set isn't opened")
 
 
 def _bytes(value: Any) -> bytes:

@@ -93,7 +93,7 @@ def map_positions(explained: Explained, method: MapMethod | Literal["auto"] = "a
             points = yield from _tsne(components)
         else:
             yield Step(0, 1, f"{NAMES[chosen]}, in one go")
-            points = _umap(components) if chosen == "umap" else _pacmap(components)
+            points = _by_library(chosen, components)
         points = _fitted(points)
         _keep(file, points)
     return Map(points, chosen, _description(chosen, len(points)))
@@ -242,17 +242,16 @@ def _neighbours(rows: Floats, count: int) -> tuple[npt.NDArray[np.int64], Floats
     return torch.cat(numbers).numpy(), torch.cat(distances).numpy()
 
 
-def _umap(components: Floats) -> Floats:
-    from umap import UMAP
+def _by_library(method: MapMethod, components: Floats) -> Floats:
+    count = _neighbors(len(components))
+    if method == "umap":
+        from umap import UMAP
 
-    model = UMAP(n_neighbors=_neighbors(len(components)), random_state=0, n_jobs=1)
-    return np.asarray(model.fit_transform(components), dtype=np.float32)
+        model = UMAP(n_neighbors=count, random_state=0, n_jobs=1)
+    else:
+        from pacmap import PaCMAP
 
-
-def _pacmap(components: Floats) -> Floats:
-    from pacmap import PaCMAP
-
-    model = PaCMAP(n_neighbors=_neighbors(len(components)), random_state=0, apply_pca=False)
+        model = PaCMAP(n_neighbors=count, random_state=0, apply_pca=False)
     return np.asarray(model.fit_transform(components), dtype=np.float32)
 
 

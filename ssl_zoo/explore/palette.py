@@ -9,23 +9,10 @@ import math
 from functools import cache
 
 
-__all__ = ["CATEGORICAL", "NEUTRAL", "OKABE_ITO", "color_of", "ramp", "sequential"]
+__all__ = ["CATEGORICAL", "NEUTRAL", "color_of", "ramp", "sequential"]
 
-OKABE_ITO = {
-    "black": "#000000",
-    "orange": "#E69F00",
-    "sky blue": "#56B4E9",
-    "bluish green": "#009E73",
-    "yellow": "#F0E442",
-    "blue": "#0072B2",
-    "vermilion": "#D55E00",
-    "reddish purple": "#CC79A7",
-}
-"""All eight, by the names in the publication."""
-
-CATEGORICAL = tuple(
-    OKABE_ITO[name] for name in ("blue", "orange", "bluish green", "reddish purple", "sky blue", "vermilion", "yellow")
-)
+# Blue, orange, bluish green, reddish purple, sky blue, vermilion, yellow.
+CATEGORICAL = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442")
 """For up to seven categories; the first ones differ most."""
 
 NEUTRAL = "#8A8F98"

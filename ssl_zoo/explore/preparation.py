@@ -180,13 +180,13 @@ def _compute_all(explorer: Explorer, gallery: Gallery, folder: Path) -> Generato
     images = gallery.images(first * rows)
     task = f"looking at the images with {explorer.title}"
     for number in range(first, len(parts)):
-        found: list[dict[str, npt.NDArray[np.generic]]] = []
+        batches: list[dict[str, npt.NDArray[np.generic]]] = []
         for _ in range(_PART_BATCHES):
             batch = list(islice(images, _BATCH))
             if batch:
-                found.append(_compute(explorer, batch))
-                yield Step(number * rows + sum(len(part["features"]) for part in found), len(gallery), task)
-        joined = {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+                batches.append(_compute(explorer, batch))
+                yield Step(number * rows + sum(len(part["features"]) for part in batches), len(gallery), task)
+        joined = {name: np.concatenate([part[name] for part in batches]) for name in batches[0]}
         with replace_atomically(parts[number], concurrent=True) as partial:
             np.savez(partial, **joined)  # type: ignore[arg-type]  # it sees `allow_pickle` in them
     for name in ("scores", "features"):  # features last: they say that all is done
@@ -203,10 +203,7 @@ def _compute(explorer: Explorer, images: list[Image.Image]) -> dict[str, npt.NDA
     for values in (features, scores):
         if values is not None and not bool(values.isfinite().all()):
             raise ValueError(f"'{explorer.name}' gives infinite or NaN values: it has diverged, or is damaged")
-    found: dict[str, npt.NDArray[np.generic]] = {"features": features.numpy()}
-    if scores is not None:
-        found["scores"] = _small(scores)
-    return found
+    return {"features": features.numpy(), **({} if scores is None else {"scores": _shifted(scores)})}
 
 
 def _cluster(shared: Path, folder: Path, num_clusters: int) -> None:
@@ -217,11 +214,11 @@ def _cluster(shared: Path, folder: Path, num_clusters: int) -> None:
     cosines = F.normalize(features, dim=1) @ centers.T
     scores = F.log_softmax(cosines / _KMEANS_TEMPERATURE, dim=1).unsqueeze(1)
     _save(folder / "centers.npy", centers.numpy())
-    _save(folder / "scores.npy", _small(scores))
+    _save(folder / "scores.npy", _shifted(scores))
 
 
-def _small(scores: torch.Tensor) -> npt.NDArray[np.float16]:
-    """Log-probabilities minus the largest of each image: near 0 half precision is fine enough to keep their order."""
+def _shifted(scores: torch.Tensor) -> npt.NDArray[np.float16]:
+    """Log-probabilities minus the largest of each image: near 0, half precision keeps their order."""
     shifted: npt.NDArray[np.float16] = (scores - scores.amax(dim=-1, keepdim=True)).half().numpy()
     return shifted
 

@@ -42,20 +42,16 @@ def list_run_checkpoints(name: str) -> list[RunCheckpoint]:
         return []
     last, per_step = _read_log(run / "metrics.jsonl")
     final = run / "model"
-    has_final = (final / "config.json").is_file()
-    found: list[RunCheckpoint] = []
-    for place in sorted(run.glob("checkpoints/step-*")):
-        digits = place.name.removeprefix("step-")
-        if not (place / "config.json").is_file() or not digits.isdecimal():
-            continue
-        step = int(digits)
-        if not (has_final and step == last):
-            found.append(RunCheckpoint(str(place), step, None if per_step is None else step * per_step, False))
-    if has_final:
-        found.append(
-            RunCheckpoint(str(final), last, None if per_step is None or last is None else last * per_step, True)
-        )
-    return found
+    steps = [(place, place.name.removeprefix("step-")) for place in sorted(run.glob("checkpoints/step-*"))]
+    models: list[tuple[Path, int | None]] = [
+        (place, int(step)) for place, step in steps if step.isdecimal() and (place / "config.json").is_file()
+    ]
+    if (final / "config.json").is_file():
+        models = [*(model for model in models if model[1] != last), (final, last)]
+    return [
+        RunCheckpoint(str(place), step, step * per_step if step and per_step else None, place == final)
+        for place, step in models
+    ]
 
 
 def _is_run(place: Path, inside: Path) -> bool:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ssl_zoo.explore.clusters import clustering, modes
-from ssl_zoo.explore.preparation import _small
+from ssl_zoo.explore.preparation import _shifted
 from ssl_zoo.explore.recent import Recent
 from ssl_zoo.explore.workbench import ExploreError
 from tests.explore.made_explained import explain, make_gallery, sure_of
@@ -285,6 +285,6 @@ def test_labels_are_the_models_own(tmp_path):
     """Half precision must not make ties: of a model that hardly tells clusters apart, labels would be wrong."""
     logs = torch.log_softmax(1e-3 * torch.randn(500, 1, 100, generator=torch.Generator().manual_seed(0)), dim=-1)
     gallery = make_gallery(tmp_path / "gallery", [0] * 500)
-    found = clustering(explain(tmp_path / "model", gallery, _small(logs)))
+    found = clustering(explain(tmp_path / "model", gallery, _shifted(logs)))
     assert found.pseudo_labels.tolist() == logs[:, 0].argmax(dim=1).tolist()
     assert found.confidence == pytest.approx(logs[:, 0].amax(dim=1).exp().numpy(), rel=1e-3)

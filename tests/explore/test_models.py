@@ -6,8 +6,8 @@ import os
 import pytest
 
 from ssl_zoo.data.errors import DataError
+from ssl_zoo.explore.gallery import check_image_place
 from ssl_zoo.explore.models import check_data_name, check_model_name, visitor_message
-from ssl_zoo.explore.row_files import check_image_place
 from ssl_zoo.explore.workbench import ExploreError, Rules
 from ssl_zoo.loading.models import ModelLoadError
 from tests.hub.conftest import hub, hub_server  # noqa: F401

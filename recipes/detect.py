@@ -101,10 +101,10 @@ def read_option(text: str, hint: Any) -> Any:
 
 
 def read_settings(arguments: argparse.Namespace, defaults: Any) -> Any:
-    """The defaults with what the command line says instead; a list may be given in several words."""
-    said = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(defaults)}
-    said = {name: sum(value, ()) if isinstance(value, list) else value for name, value in said.items()}
-    return dataclasses.replace(defaults, **{name: value for name, value in said.items() if value is not None})
+    """The defaults with the values of the command line; a list may be given in several arguments."""
+    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(defaults)}
+    given = {name: sum(value, ()) if isinstance(value, list) else value for name, value in given.items()}
+    return dataclasses.replace(defaults, **{name: value for name, value in given.items() if value is not None})
 
 
 def open_sources(arguments: argparse.Namespace) -> tuple[DetectionSource, DetectionSource]:
@@ -144,7 +144,7 @@ def open_sources(arguments: argparse.Namespace) -> tuple[DetectionSource, Detect
         )
     ]
     path = arguments.test_data or arguments.data[0]
-    same = path == arguments.data[0]  # then name and revision are those of the training data, if not said otherwise
+    same = path == arguments.data[0]  # then name and revision are those of the training data, unless others are given
     test = config(
         path,
         arguments.test_split,

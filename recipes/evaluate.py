@@ -1,4 +1,4 @@
-"""Measure what a backbone is worth: ours, a repository on the Hub, or any vision model of timm or transformers.
+"""Evaluate a backbone: of a run, of a repository on the Hub, or any vision model of timm or transformers.
 
 accelerate launch recipes/evaluate.py MODEL [--data PATH] [--protocol NAME ...] [protocol.setting=value ...]
 
@@ -64,12 +64,12 @@ def parse_arguments() -> argparse.Namespace:
     data.add_argument("--train-split", help="labelled split that is learned from")
     data.add_argument("--test-split", help="labelled split that is tested on")
     data.add_argument(
-        "--validation-split", help="split that parameters are chosen by; a share of the train split else"
+        "--validation-split", help="split that parameters are chosen by; a share of the train split otherwise"
     )
-    data.add_argument("--image-column", help="column of the images; found by its type else")
-    data.add_argument("--label-column", help="column of the classes; found by its type else")
+    data.add_argument("--image-column", help="column of the images; found by its type otherwise")
+    data.add_argument("--label-column", help="column of the classes; found by its type otherwise")
     data.add_argument("--max-rows", type=int, metavar="N", help="use the first N rows of each split only")
-    speed = parser.add_argument_group("what changes no result")
+    speed = parser.add_argument_group("speed and files", "these don't change the result")
     speed.add_argument("--batch-size", type=int, help="images per forward pass")
     speed.add_argument("--num-workers", type=int, help="processes that read and decode, for each device")
     speed.add_argument("--cache-dir", type=Path, metavar="DIR", help="where features are kept")
@@ -96,12 +96,12 @@ def read_recipe(arguments: argparse.Namespace) -> Recipe | None:
 
 
 def read_data(arguments: argparse.Namespace, recipe: Recipe | None) -> DataConfig:
-    """The recipe's data, with what the command line says instead."""
+    """The recipe's data, with the values of the command line."""
     data = recipe.data if recipe else DataConfig()
     if arguments.data is not None and arguments.data != data.path:
         # Columns, subset and revision belong to the data set that is replaced.
         data = DataConfig(path=arguments.data, streaming=data.streaming, num_workers=data.num_workers)
-    said = {
+    given = {
         "name": arguments.data_name,
         "revision": arguments.data_revision,
         "image_column": arguments.image_column,
@@ -109,9 +109,9 @@ def read_data(arguments: argparse.Namespace, recipe: Recipe | None) -> DataConfi
         "num_workers": arguments.num_workers,
         "max_rows": arguments.max_rows,
     }
-    # Labels that the method was allowed to learn from are no matter here.
+    # Which labels the method learned from doesn't concern its evaluation.
     whole = replace(data, max_rows=None, labelled_share=1.0, labelled_ids=None, label_table=None)
-    return replace(whole, **{name: value for name, value in said.items() if value is not None})
+    return replace(whole, **{name: value for name, value in given.items() if value is not None})
 
 
 def read_settings(arguments: argparse.Namespace, recipe: Recipe | None, num_rows: int) -> dict[str, Any]:
@@ -132,7 +132,7 @@ def images_seen(arguments: argparse.Namespace) -> int | None:
 
 
 def output_folder(arguments: argparse.Namespace) -> Path:
-    """Where results go: the folder of a finished run, else one of their own."""
+    """Where results go: the folder of a finished run, or a new one for any other model."""
     folder = Path(arguments.model)
     is_run = (folder / "model" / "config.json").is_file()
     return arguments.output or (folder if is_run else Path("runs") / f"evaluation-{folder.name}")
@@ -154,7 +154,7 @@ def load(arguments: argparse.Namespace, recipe: Recipe | None, device: torch.dev
 
 def evaluate(arguments: argparse.Namespace, accelerator: Accelerator, output: Path) -> list[Result]:
     """Measure all subjects by all protocols, on all processes. Results are written as they come."""
-    declared = read_protocol_settings(arguments.overrides)  # a misspelt one is found before anything is loaded
+    declared = read_protocol_settings(arguments.overrides)  # refuses a misspelt one before anything is loaded
     recipe = read_recipe(arguments)
     subjects = load(arguments, recipe, accelerator.device)
     defaults = recipe.evaluation if recipe else EvaluationConfig()

@@ -140,7 +140,7 @@ def describe_protocols() -> str:
         if other == name:
             lines += describe_settings(name, settings)
         else:
-            shared, own = plain(settings), plain(protocol.settings)
-            changed = [f"{key}={json.dumps(value)}" for key, value in own.items() if value != shared[key]]
+            shared, values = plain(settings), plain(protocol.settings)
+            changed = [f"{key}={json.dumps(value)}" for key, value in values.items() if value != shared[key]]
             lines.append(f"  settings as {other}, but {' '.join(changed)}" if changed else f"  settings as {other}")
     return "\n".join(lines).strip()

@@ -31,7 +31,7 @@ __all__ = ["FinetuneResult", "finetune", "labelled_source"]
 
 @dataclass(frozen=True)
 class FinetuneResult:
-    """What the classifier knows of the test split.
+    """Accuracy of the classifier on the test split.
 
     Attributes:
         top1: Share of the test images whose class it names.
@@ -90,7 +90,7 @@ def finetune(
     Args:
         backbone (`torch.nn.Module`): Images `(batch, 3, height, width)` to features `(batch, width)`, on the device.
             It is changed: hand in a copy.
-        train (`ImageSource`): Labelled images, such as [`labelled_source`]'s; rows without a label are passed over.
+        train (`ImageSource`): Labelled images, such as [`labelled_source`]'s; rows without a label are skipped.
         test (`ImageSource`): Labelled images.
         view (`EvalView`): The view of the test images; size, mean and std also of the training crops.
         settings ([`FinetuneSettings`]): How.
@@ -116,15 +116,15 @@ def finetune(
             width = backbone(image).shape[1]
         model = _Classifier(backbone, width, num_classes, settings).to(device)
         final_loss = _train(model, train, _crops(view, settings), settings, reading, description)
-    broadcast_running_statistics_(model.eval())  # or the processes would test networks that differ
+    broadcast_running_statistics_(model.eval())  # the processes must test the same network
     correct = torch.zeros(3, dtype=torch.int64, device=device)
     batches = evaluation_batches(test, view, reading, description=f"{description}, {test.split}")
     with torch.no_grad():
         for batch in batches:
-            known = batch.labels >= 0
-            best = model(batch.views[0][known]).topk(min(5, num_classes), dim=1).indices
-            hits = best == batch.labels[known][:, None]
-            correct += torch.stack([hits[:, 0].sum(), hits.any(dim=1).sum(), known.sum()])
+            labelled = batch.labels >= 0
+            best = model(batch.views[0][labelled]).topk(min(5, num_classes), dim=1).indices
+            hits = best == batch.labels[labelled][:, None]
+            correct += torch.stack([hits[:, 0].sum(), hits.any(dim=1).sum(), labelled.sum()])
     top1, top5, total = all_reduce_sum_(correct).tolist()
     if total == 0:
         raise DataError(f"Split {test.split!r} of {test.path!r} has no labels to test the classifier on")
@@ -227,7 +227,7 @@ def _crops(view: EvalView, settings: FinetuneSettings) -> MultiView:
 
 
 def labelled_source(source: ImageSource, subset: LabelledSubset) -> ImageSource:
-    """The labelled rows of a source as a source of their own, copied to the `datasets` cache, read in any order."""
+    """Copy the labelled rows of a source to the cache of `datasets`, as a source that is read in any order."""
     copied = copy_images(source, subset).rename_column("label", "class")
     config = DataConfig(path=source.path, split=source.split, image_column="image", label_column="class")
     located = Located(copied, source.revision, source.path, None, [], in_tables=True)

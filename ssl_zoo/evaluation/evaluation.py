@@ -32,13 +32,14 @@ class Evaluation:
     """What a protocol needs to measure a subject.
 
     Attributes:
-        subject ([`Subject`]): Who is measured.
+        subject ([`Subject`]): What is measured.
         data (`DataConfig`): What the splits were opened with.
-        train (`ImageSource`), test (`ImageSource`): Learned from, and tested on.
-        validation (`ImageSource`, *optional*): Chosen by; a share of the training rows where there is none.
-        store ([`FeatureStore`]): Keeps features.
+        train (`ImageSource`): Labelled images to learn from.
+        test (`ImageSource`): Labelled images to test on.
+        validation (`ImageSource`, *optional*): Images to choose by; a share of the training rows where there are none.
+        store ([`FeatureStore`]): Keeps features on disk.
         reading ([`Reading`]): How images are read.
-        output (`Path`, *optional*): Folder for pictures; none are made without.
+        output (`Path`, *optional*): Folder for pictures; without it none are drawn.
     """
 
     subject: Subject
@@ -172,7 +173,7 @@ class Evaluation:
 
 @contextmanager
 def on_main_process() -> Iterator[bool]:
-    """The others wait until the main process is through."""
+    """Whether this is the main process; the others wait until it leaves the block."""
     try:
         yield rank() == 0
     finally:

@@ -1,4 +1,4 @@
-"""k-NN accuracy without a store: for a model that changes, such as one in training."""
+"""k-NN accuracy of a model in training, whose features are not kept on disk."""
 
 from collections.abc import Sequence
 
@@ -26,7 +26,7 @@ def knn_accuracy(
     reading: Reading | None = None,
     description: str = "k-NN",
 ) -> dict[int, float]:
-    """Weighted k-NN accuracy of an encoder: the neighbours come from `bank`, the questions from `test`.
+    """Weighted k-NN accuracy of an encoder: the neighbours come from `bank`, the queries from `test`.
 
     The test images are classified as they are read, so memory grows with the bank only. Correct answers are counted
     in whole numbers over all processes. Images without a label are left out.
@@ -57,8 +57,7 @@ def knn_accuracy(
         raise _no_labels(bank)
     classifier = WeightedKnn(table.features, table.labels, temperature=temperature, device=reading.device)
     batches = evaluation_batches(test, view, reading, description=f"{description}, {test.split}")
-    labelled = ((batch.views[0], batch.labels, batch.labels >= 0) for batch in batches)
-    queries = ((encode(images)[known], labels[known]) for images, labels, known in labelled)
+    queries = ((encode(batch.views[0])[batch.labels >= 0], batch.labels[batch.labels >= 0]) for batch in batches)
     *correct, total = count_correct(classifier, queries, k=k)
     if total == 0:
         raise _no_labels(test)

@@ -1,4 +1,4 @@
-"""Lines of `results.jsonl`: a measured number with all it takes to measure it again."""
+"""Lines of `results.jsonl`: a measured number with everything that is needed to measure it again."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ class Result:
         command: What was typed.
         date: Day of the measurement (UTC), `YYYY-MM-DD`.
         interval: 95 % bootstrap interval over the test images; `None` where there is none.
-        details: What the protocol found on the way, such as the learning rate that it chose.
+        details: What was chosen or counted on the way, such as the best learning rate.
     """
 
     metric: str
@@ -91,11 +91,11 @@ def render_results(results: Sequence[Result]) -> str:
         `str`: Lines, with a headline that names the data.
     """
     if not results:
-        return "No results."
+        return "No results"
     by_data: dict[tuple[Any, Any], list[Result]] = {}
     for result in results:
         by_data.setdefault((result.data.get("path"), result.data.get("test_split")), []).append(result)
-    return "\n\n".join(_render_table(found) for found in by_data.values())
+    return "\n\n".join(_render_table(table) for table in by_data.values())
 
 
 def _render_table(results: Sequence[Result]) -> str:
@@ -115,10 +115,10 @@ def _render_table(results: Sequence[Result]) -> str:
 
 def _headline(results: Sequence[Result]) -> str:
     data = max((result.data for result in results), key=lambda data: sum(value is not None for value in data.values()))
-    found = [f"{data['num_test']} images of '{data['test_split']}'"]
+    parts = [f"{data['num_test']} images of '{data['test_split']}'"]
     if data.get("train_split"):
-        found.append(f"learned from {data['num_train']} of '{data['train_split']}'")
-    return f"{data['path']}: {', '.join(found)}"
+        parts.append(f"learned from {data['num_train']} of '{data['train_split']}'")
+    return f"{data['path']}: {', '.join(parts)}"
 
 
 def _row(result: Result) -> str:

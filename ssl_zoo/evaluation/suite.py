@@ -1,7 +1,7 @@
 """The data sets that papers transfer to (Kornblith et al., https://huggingface.co/papers/1805.08974, table 1).
 
-The ids are of repositories with images in parquet or webdataset form, without a loading script. Each comment says what
-an id rests on. None was tried while this was written: a task that can't be had is to be reported, not to end a run.
+The ids are of repositories with images in parquet or webdataset form, without a loading script. Each comment says how
+certain an id is. None was tried while this was written: a data set that can't be opened is reported and left out.
 """
 
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class TransferTask:
         num_classes: As published.
         num_train: Images to train and choose on together, as published.
         num_test: Images to test on, as published.
-        note: What differs from the paper; empty if nothing is known to.
+        note: What differs from the paper; empty if nothing is known to differ.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Transfer: logistic regression on frozen features of the data sets of the papers, one after the other."""
+"""Transfer: logistic regression on frozen features of the data sets that papers transfer to."""
 
 import logging
 import time
@@ -33,18 +33,18 @@ def evaluate_suite(
     keep: Callable[[list[Result]], None],
     tasks: Sequence[TransferTask] = TRANSFER_SUITE,
 ) -> dict[str, str]:
-    """Measure a subject on every task that can be had.
+    """Measure a subject on every data set of the suite that can be opened.
 
     Args:
         subject ([`Subject`]): Who is measured.
         store ([`FeatureStore`]): Keeps features.
         reading ([`Reading`]): How images are read.
         settings ([`LogisticRegression`]): The parameters.
-        keep (`Callable`): Is given the result of each task as soon as it is there.
+        keep (`Callable`): Takes the results of each task as soon as they are measured.
         tasks (`Sequence[TransferTask]`): The data sets.
 
     Returns:
-        `dict[str, str]`: name of each task that couldn't be had -> why.
+        `dict[str, str]`: name of each task whose data can't be opened -> why.
     """
     missing = {}
     for task in tasks:
@@ -89,18 +89,18 @@ def _open(task: TransferTask, split: str, reading: Reading) -> ImageSource:
 
 def _table(evaluation: Evaluation, source: ImageSource) -> Table:
     """Features, and labels from the column: class numbers, or a row of 0 and 1."""
-    found = evaluation.features(source)
-    return found.features, torch.from_numpy(source.read_labels())[found.sample_ids]
+    table = evaluation.features(source)
+    return table.features, torch.from_numpy(source.read_labels())[table.sample_ids]
 
 
 def _compare_sizes(task: TransferTask, sources: Sequence[ImageSource], validation: ImageSource | None) -> None:
-    found = (sources[0].num_rows + (validation.num_rows if validation else 0), sources[1].num_rows)
-    if found != (task.num_train, task.num_test):
+    sizes = (sources[0].num_rows + (validation.num_rows if validation else 0), sources[1].num_rows)
+    if sizes != (task.num_train, task.num_test):
         logger.warning(
             "%s: '%s' has %d images to learn from and %d to test on, the published data set %d and %d%s",
             task.name,
             task.path,
-            *found,
+            *sizes,
             task.num_train,
             task.num_test,
             f" ({task.note})" if task.note else "",

@@ -16,7 +16,7 @@ def setting(default: T, help: str, *, off: bool = False) -> T:
     """Declare a field of a dataclass of settings.
 
     Args:
-        default (`T`): Value that applies when nothing else is said; a list or mapping is copied for every instance.
+        default (`T`): Value that applies when no other is given; a list or mapping is copied for every instance.
         help (`str`): The line that `--help` prints; states the unit.
         off (`bool`): The default switches something off, so that recipes of papers may leave the key out.
 

@@ -1,4 +1,4 @@
-"""Checks values against type hints, and describes both in the words of a recipe.
+"""Checks values against type hints, and describes both as recipes write them.
 
 Stricter than Python: a bool is no int, a number must be finite, and `null` passes only where the hint allows `None`.
 Kinder in one place: an int passes for a float.
@@ -93,7 +93,7 @@ def _check_entry(value: Any, hint: Any, where: str) -> Any:
 
 
 def describe_type(hint: Any) -> str:
-    """Name a type hint in the words of a recipe: `float or null`, `list of 2 floats`, `one of sgd, lars`."""
+    """Name a type hint as recipes do: `float or null`, `list of 2 floats`, `one of sgd, lars`."""
     origin, arguments = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         members = [member for member in arguments if not (member is int and float in arguments)]

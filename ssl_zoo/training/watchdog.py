@@ -1,4 +1,4 @@
-"""Says in words when a run goes wrong."""
+"""Warns when the metrics of a run show that it goes wrong."""
 
 import math
 
@@ -14,7 +14,8 @@ __all__ = ["Watchdog", "feature_rank"]
 class Watchdog:
     """Turns logged metrics into warnings.
 
-    A symptom is reported once it has been there for `patience` looks in a row, then ever more rarely.
+    Symptoms are reported when there were some for `patience` looks in a row, and again after 2, 4, 8, ... times as
+    many.
 
     Args:
         model (`SSLForPreTraining`): Knows how its method fails.
@@ -24,7 +25,7 @@ class Watchdog:
     def __init__(self, model: SSLForPreTraining, patience: int = 3) -> None:
         self._model = model
         self._patience = patience
-        self._looks_sick = 0
+        self._streak = 0
 
     def look(self, metrics: dict[str, float]) -> list[str]:
         """Judge one set of metrics.
@@ -41,8 +42,8 @@ class Watchdog:
                 f"the features have collapsed (effective rank {metrics['effective_rank']:.1f}): all images look alike "
                 f"to the backbone; lower the learning rate, lengthen the warm-up or raise the momentum"
             )
-        self._looks_sick = self._looks_sick + 1 if symptoms else 0
-        due = self._looks_sick >= self._patience and math.log2(self._looks_sick / self._patience).is_integer()
+        self._streak = self._streak + 1 if symptoms else 0
+        due = self._streak >= self._patience and math.log2(self._streak / self._patience).is_integer()
         return symptoms if due else []
 
 

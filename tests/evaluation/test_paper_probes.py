@@ -2,8 +2,8 @@ import dataclasses
 
 import pytest
 
-from ssl_zoo.evaluation.paper_probes import paper_probe
 from ssl_zoo.evaluation.protocols.finetune import FinetuneSettings
+from ssl_zoo.evaluation.protocols.linear_paper import paper_probe
 from ssl_zoo.models.registry import find_method, method_names
 
 

@@ -65,7 +65,7 @@ def test_the_table():
         "k-NN top-1 (k=1)            -  50.00 %",
         "NMI                         -    0.457",
     ]
-    assert render_results([]) == "No results."
+    assert render_results([]) == "No results"
 
 
 def test_every_data_set_has_a_table_of_its_own():

@@ -1,1 +1,1 @@
-"""What is learned from frozen features: neighbours, classifiers, clusters."""
+"""Neighbours, classifiers and clusters of frozen features."""

@@ -25,7 +25,7 @@ _SAME = 1e-10
 
 @dataclass(frozen=True)
 class KMeans:
-    """What was found.
+    """Clusters of the rows.
 
     Attributes:
         centers (`torch.Tensor` of shape `(clusters, features)`): float32, on the CPU; of unit length if spherical.
@@ -109,7 +109,7 @@ def kmeans(
         _lloyd(rows, _first_centers(rows, num_clusters, generator), num_iters, f"k-means, run {run} of {num_init}")
         for run in range(1, num_init + 1)
     )
-    return min(runs, key=lambda found: found.inertia[-1])
+    return min(runs, key=lambda run: run.inertia[-1])
 
 
 class _Rows:
@@ -217,8 +217,8 @@ def _nearest(
             changed = nearest != left
             whole = rows.whole(block[changed])
             sums.index_add_(0, nearest[changed], whole)
-            known = left[changed] >= 0
-            sums.index_add_(0, left[changed][known], whole[known], alpha=-1)
+            had_cluster = left[changed] >= 0
+            sums.index_add_(0, left[changed][had_cluster], whole[had_cluster], alpha=-1)
     return assignments, distances
 
 
@@ -250,11 +250,11 @@ def _means(rows: _Rows, members: torch.Tensor, sums: torch.Tensor, centers: torc
     """Centers of the clusters; where there is none (no rows, or spherical ones that cancel out) the old one stays."""
     counts = torch.bincount(members, minlength=len(sums))[:, None]
     means = sums.double() / counts.clamp(min=1) * (rows.scale / _UNITS)
-    known = counts > 0
+    has_mean = counts > 0
     if rows.spherical:
-        known = known & (means.norm(dim=1, keepdim=True) > 0)
+        has_mean = has_mean & (means.norm(dim=1, keepdim=True) > 0)
         means = F.normalize(means, dim=1)
-    return torch.where(known, means.float(), centers)
+    return torch.where(has_mean, means.float(), centers)
 
 
 def _check(features: torch.Tensor, *, num_clusters: int = 1, num_iters: int = 1, num_init: int = 1) -> None:

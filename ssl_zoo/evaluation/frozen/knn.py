@@ -137,8 +137,8 @@ class WeightedKnn:
                     shares = nearest[number].chunk(threads), similarities.chunk(threads)
                     nearest[number] = torch.cat(list(pool.map(partial(_merge, start=start, k=k), *shares)))
                 bar.update()
-        found = torch.cat(nearest).sort(dim=1, descending=True).values
-        return (found >> _ROW_BITS) / _GRID, _LAST_ROW - (found & _LAST_ROW)
+        keys = torch.cat(nearest).sort(dim=1, descending=True).values
+        return (keys >> _ROW_BITS) / _GRID, _LAST_ROW - (keys & _LAST_ROW)
 
     def _vote(self, similarities: torch.Tensor, rows: torch.Tensor, sizes: list[int]) -> torch.Tensor:
         """Classes of shape `(len(sizes), queries)`."""

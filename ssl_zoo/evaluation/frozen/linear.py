@@ -69,7 +69,7 @@ class LinearHeads:
         Args:
             features (`torch.Tensor` of shape `(batch, features)`): On the device.
             labels (`torch.Tensor` of shape `(batch,)` or `(batch, classes)`): -1 does not count.
-            learning_rate_scale: The schedule's place, multiplies all rates.
+            learning_rate_scale: Factor of the schedule at this step; multiplies all rates.
 
         Returns:
             `torch.Tensor` of shape `(heads,)`: mean loss of each head before the step, over the rows of the gradient.
@@ -89,15 +89,15 @@ class LinearHeads:
 
     def _errors(self, logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Summed loss `(heads,)`, its derivative by the logits, and the number of rows that count."""
-        known = labels >= 0
+        labelled = labels >= 0
         if self._multi_hot:
             targets = labels.clamp_min(0).to(logits.dtype)
             losses = F.binary_cross_entropy_with_logits(logits, targets.expand_as(logits), reduction="none")
-            losses = torch.where(known, losses, 0.0).sum(dim=(1, 2))
-            return losses, torch.where(known, logits.sigmoid() - targets, 0.0), known.any(dim=1).sum()
-        targets = F.one_hot(labels.clamp_min(0), logits.shape[2]).to(logits.dtype) * known[:, None]
+            losses = torch.where(labelled, losses, 0.0).sum(dim=(1, 2))
+            return losses, torch.where(labelled, logits.sigmoid() - targets, 0.0), labelled.any(dim=1).sum()
+        targets = F.one_hot(labels.clamp_min(0), logits.shape[2]).to(logits.dtype) * labelled[:, None]
         log_shares = logits.log_softmax(dim=2)
-        return -(log_shares * targets).sum(dim=(1, 2)), log_shares.exp() * known[:, None] - targets, known.sum()
+        return -(log_shares * targets).sum(dim=(1, 2)), log_shares.exp() * labelled[:, None] - targets, labelled.sum()
 
 
 def linear_probe(
@@ -135,7 +135,7 @@ def linear_probe(
         train, validation, test, share=settings.validation_share, seed=settings.seed, metric=metric, device=device
     )
     rates = settings.learning_rates
-    heads = _fit(rows.known, rates, rows.num_classes, settings, f"{description}, {len(rates)} rates")
+    heads = _fit(rows.training, rates, rows.num_classes, settings, f"{description}, {len(rates)} rates")
     scores, _, _ = score_heads(heads, rows.held_out, num_heads=len(rates), num_classes=rows.num_classes)
     best = max(range(len(rates)), key=scores.__getitem__)
     head = _fit(rows.everything, rates[best : best + 1], rows.num_classes, settings, f"{description}, best rate")

@@ -69,10 +69,10 @@ def logistic_loss(
         features = features - shift
         logits = torch.addmm(biases, features, weights)
         if multi_hot:
-            known, targets = labels >= 0, labels.clamp_min(0).to(logits.dtype)
+            labelled, targets = labels >= 0, labels.clamp_min(0).to(logits.dtype)
             losses = torch.nn.functional.softplus(logits) - logits * targets
-            loss = loss + (torch.where(known, losses, 0.0).sum(dim=0, dtype=torch.float64) / counts).sum()
-            errors = torch.where(known, logits.sigmoid() - targets, 0.0) / counts
+            loss = loss + (torch.where(labelled, losses, 0.0).sum(dim=0, dtype=torch.float64) / counts).sum()
+            errors = torch.where(labelled, logits.sigmoid() - targets, 0.0) / counts
         else:
             log_shares = logits.log_softmax(dim=1)
             loss = loss - log_shares.gather(1, labels[:, None]).sum(dtype=torch.float64) / counts
@@ -171,7 +171,7 @@ def logistic_regression(
     rows = choose_rows(
         train, validation, test, share=settings.validation_share, seed=settings.seed, metric=metric, device=device
     )
-    strengths, moments = settings.strengths, rows.known.moments()
+    strengths, moments = settings.strengths, rows.training.moments()
     scores: dict[float, float] = {}
     current: LinearClassifier | None = None
     best: tuple[float, LinearClassifier] | None = None
@@ -185,7 +185,7 @@ def logistic_regression(
     )
     for strength in path:
         current = fit_logistic(
-            rows.known, strength, num_classes=rows.num_classes, settings=settings, start=current, moments=moments
+            rows.training, strength, num_classes=rows.num_classes, settings=settings, start=current, moments=moments
         )
         [scores[strength]], _, _ = score_heads(
             current.all_scores, rows.held_out, num_heads=1, num_classes=rows.num_classes

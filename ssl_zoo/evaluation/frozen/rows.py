@@ -90,8 +90,8 @@ class FeatureRows:
         first = 0
         for table in self._tables:
             here = ((where >= first) & (where < first + len(table))).nonzero().flatten()
-            found = table[(where[here] - first).to(table.device)]
-            batch[here.to(self.device)] = found.to(self.device, self.dtype)
+            features = table[(where[here] - first).to(table.device)]
+            batch[here.to(self.device)] = features.to(self.device, self.dtype)
             first += len(table)
         return batch, labels
 
@@ -191,7 +191,7 @@ def split_rows(labels: torch.Tensor, *, share: float, seed: int) -> tuple[torch.
 class ProbeRows(NamedTuple):
     """Rows to train on, to choose by, both together, and to test on."""
 
-    known: FeatureRows
+    training: FeatureRows
     held_out: FeatureRows
     everything: FeatureRows
     tested: FeatureRows
@@ -225,10 +225,10 @@ def choose_rows(
         everything = FeatureRows({"train": train, "validation": validation}, metric=metric, device=device)
         rows, num_train = torch.arange(len(everything)), int(_known(train[1]).sum())
         parts = rows[:num_train], rows[num_train:]
-    known, held_out = everything.subset(parts[0]), everything.subset(parts[1])
-    if known.labels.ndim == 1 and len(known.labels.unique()) < 2:
+    training, held_out = everything.subset(parts[0]), everything.subset(parts[1])
+    if training.labels.ndim == 1 and len(training.labels.unique()) < 2:
         raise ValueError(
-            f"all {len(known)} labelled training rows are of class {int(known.labels[0])}: "
+            f"all {len(training)} labelled training rows are of class {int(training.labels[0])}: "
             "there is nothing to tell apart"
         )
-    return ProbeRows(known, held_out, everything, FeatureRows({"test": test}, metric=metric, device=device))
+    return ProbeRows(training, held_out, everything, FeatureRows({"test": test}, metric=metric, device=device))

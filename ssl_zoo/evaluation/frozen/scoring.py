@@ -1,4 +1,4 @@
-"""What classifiers on frozen features reach on a table of rows, and the result of a choice among them."""
+"""Scores classifiers on frozen features, and describes the one that was chosen."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ __all__ = ["ProbeResult", "score_choice", "score_heads"]
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """What a classifier on frozen features reached.
+    """Scores of a classifier on frozen features.
 
     Attributes:
         metric: What `test_score` and `validation_scores` are, shares in [0, 1].
@@ -66,13 +66,13 @@ def score_heads(
     best, kept, finite = [], [], torch.ones(num_heads, dtype=torch.bool)
     top5 = torch.zeros(num_heads, dtype=torch.int64)
     for features, labels in data.chunks(values_per_row=2 * num_heads * num_classes):
-        found = scores(features)
-        finite &= found.isfinite().all(dim=2).all(dim=1).cpu()
+        batch_scores = scores(features)
+        finite &= batch_scores.isfinite().all(dim=2).all(dim=1).cpu()
         if data.metric == "voc_map":
-            kept.append(found.cpu())
+            kept.append(batch_scores.cpu())
             continue
-        best.append(found.argmax(dim=2).cpu())
-        top5 += (_places(found, labels) < 5).sum(dim=1).cpu()
+        best.append(batch_scores.argmax(dim=2).cpu())
+        top5 += (_places(batch_scores, labels) < 5).sum(dim=1).cpu()
     if data.metric == "voc_map":
         table, references = torch.cat(kept, dim=1).nan_to_num(), data.labels.numpy()
         maps = [mean_average_precision(references, head.numpy(), interpolation="voc2007") for head in table]
@@ -90,9 +90,9 @@ def score_heads(
 def _places(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """How many classes come before the right one, `(heads, batch)`; of equal scores the lower class is first."""
     columns = torch.arange(scores.shape[2], device=scores.device)
-    own = torch.where(columns == labels[:, None], scores, 0.0).sum(dim=2, keepdim=True)
+    right_scores = torch.where(columns == labels[:, None], scores, 0.0).sum(dim=2, keepdim=True)
     earlier = columns < labels[:, None]
-    places = ((scores > own) | ((scores == own) & earlier)).sum(dim=2)
+    places = ((scores > right_scores) | ((scores == right_scores) & earlier)).sum(dim=2)
     return torch.where(labels < scores.shape[2], places, scores.shape[2])
 
 
@@ -126,7 +126,7 @@ def score_choice(
         test_score=score,
         test_top1=top1,
         test_top5=top5,
-        num_train=len(rows.known),
+        num_train=len(rows.training),
         num_validation=len(rows.held_out),
         num_test=len(rows.tested),
     )

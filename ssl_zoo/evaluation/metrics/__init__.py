@@ -1,1 +1,1 @@
-"""Numbers from predictions, clusters and features, with what is needed to trust them."""
+"""Metrics of predictions, clusters and features, with confidence intervals."""

@@ -102,9 +102,9 @@ def top_k_accuracy(
 def _places(classes: npt.NDArray[Any], scores: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     """How many classes come before the right one, for each sample."""
     _check_finite(scores)
-    own = np.take_along_axis(scores, classes[:, None], axis=1)
+    right_scores = np.take_along_axis(scores, classes[:, None], axis=1)
     earlier = np.arange(scores.shape[1]) < classes[:, None]
-    places: npt.NDArray[np.int64] = ((scores > own) | ((scores == own) & earlier)).sum(axis=1)
+    places: npt.NDArray[np.int64] = ((scores > right_scores) | ((scores == right_scores) & earlier)).sum(axis=1)
     return places
 
 
@@ -172,14 +172,14 @@ def _average_precision(relevance: npt.NDArray[Any], scores: npt.NDArray[Any], in
     relevance, scores = relevance[relevance >= 0], scores[relevance >= 0]
     order = np.argsort(-scores, kind="stable")
     last_of_equals = np.flatnonzero(np.diff(scores[order], append=-np.inf))
-    found = np.cumsum(relevance[order], dtype=np.int64)[last_of_equals]
-    if found.size == 0 or found[-1] == 0:
+    num_positives = np.cumsum(relevance[order], dtype=np.int64)[last_of_equals]
+    if num_positives.size == 0 or num_positives[-1] == 0:
         return float("nan")
-    precision = found / (last_of_equals + 1)
+    precision = num_positives / (last_of_equals + 1)
     if interpolation == "all":
-        return float((np.diff(found, prepend=0) * precision).sum() / found[-1])
+        return float((np.diff(num_positives, prepend=0) * precision).sum() / num_positives[-1])
     # Recall >= i / 10 in whole numbers: 3 of 10 must reach 0.3, which 3 * 0.1 in floating point does not.
-    reached = [np.searchsorted(10 * found, point * found[-1]) for point in range(11)]
+    reached = [np.searchsorted(10 * num_positives, point * num_positives[-1]) for point in range(11)]
     return float(np.mean([precision[first:].max() for first in reached]))
 
 

@@ -1,4 +1,4 @@
-"""How images spread over clusters: those that none is in, and those that swallow many."""
+"""How images spread over clusters: empty clusters, and over-full ones."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ __all__ = ["ClusterSizes", "cluster_sizes"]
 
 @dataclass(frozen=True)
 class ClusterSizes:
-    """How images spread over clusters.
+    """Sizes of clusters.
 
     Attributes:
         sizes (`numpy.ndarray` of shape `(clusters,)`): Images in each cluster, by its number.

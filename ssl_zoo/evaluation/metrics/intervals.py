@@ -1,4 +1,4 @@
-"""How far a number measured on a test split may be from the one of another split like it: 95 % bootstrap intervals."""
+"""95 % bootstrap intervals of numbers that are measured on a test split."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,7 +14,7 @@ _LOW_HIGH = (2.5, 97.5)  # per cent
 def accuracy_interval(share: float, num_samples: int, *, num_resamples: int = 10000) -> tuple[float, float]:
     """Percentile bootstrap of a share of right answers.
 
-    A resample of n answers, of which a share p is right, has Binomial(n, p) right ones: no answers are needed.
+    Of n resampled answers, Binomial(n, share) are right: the answers themselves are not needed.
 
     Args:
         share: Share that is right, in [0, 1].

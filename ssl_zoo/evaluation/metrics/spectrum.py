@@ -1,4 +1,4 @@
-"""Numbers that say, without labels, whether features use their dimensions: rank, eigenvalues, spread on the sphere."""
+"""Diagnostics of features without labels: effective rank, eigenvalue decay, alignment, uniformity."""
 
 import math
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ _HISTOGRAM_BINS = 100
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What was measured.
+    """Diagnostics of a table of features.
 
     Attributes:
         num_rows: Rows of the features.
@@ -66,7 +66,7 @@ class Spectrum:
 
     def numbers(self) -> dict[str, float]:
         """The single numbers that were measured, by name; those of the clusters begin with `cluster_`."""
-        found: dict[str, float | None] = {
+        numbers: dict[str, float | None] = {
             "rankme": self.rankme,
             "participation_ratio": self.participation_ratio,
             "alpha": self.alpha,
@@ -75,11 +75,11 @@ class Spectrum:
             "alignment": self.alignment,
         }
         if self.clusters is not None:
-            found["cluster_entropy"] = self.clusters.normalized_entropy
-            found["cluster_num_empty"] = self.clusters.num_empty
-            found["cluster_num_overfull"] = self.clusters.num_overfull
-            found["cluster_largest_share"] = self.clusters.largest_share
-        return {name: float(value) for name, value in found.items() if value is not None}
+            numbers["cluster_entropy"] = self.clusters.normalized_entropy
+            numbers["cluster_num_empty"] = self.clusters.num_empty
+            numbers["cluster_num_overfull"] = self.clusters.num_overfull
+            numbers["cluster_largest_share"] = self.clusters.largest_share
+        return {name: float(value) for name, value in numbers.items() if value is not None}
 
 
 @torch.no_grad()

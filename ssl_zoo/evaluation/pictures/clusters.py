@@ -107,15 +107,15 @@ def read_images(source: ImageSource, sample_ids: Sequence[int], *, size: int = 6
     Returns:
         `list[PIL.Image.Image]`: RGB, in the order of `sample_ids`.
     """
-    wanted, found = sorted(set(sample_ids)), {}
+    wanted, images = sorted(set(sample_ids)), {}
     shards = np.searchsorted(source.offsets, wanted, side="right") - 1
     for shard in np.unique(shards):
         ids = {wanted[index] for index in np.flatnonzero(shards == shard)}
         offset = int(source.offsets[shard])
         for row in source.rows(int(shard), min(ids) - offset, max(ids) - offset + 1):
             if row.sample_id in ids:
-                found[row.sample_id] = ImageOps.fit(decode_image(row.image), (size, size), Image.Resampling.BICUBIC)
-    return [found[number] for number in sample_ids]
+                images[row.sample_id] = ImageOps.fit(decode_image(row.image), (size, size), Image.Resampling.BICUBIC)
+    return [images[number] for number in sample_ids]
 
 
 def save_cluster_picture(

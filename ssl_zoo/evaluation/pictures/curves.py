@@ -1,4 +1,4 @@
-"""A picture of how runs went: loss, what the method logs about its labels, and k-NN accuracy, against images seen."""
+"""Learning curves of runs: loss, diagnostics of the method and k-NN accuracy, against the number of images seen."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where a number comes from: commit, versions, command. Standard library only, and nothing that names the machine."""
+"""Commit, versions and command of a result. Standard library only; nothing names the machine."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""The whole way from an authors' checkpoint to a folder that loads, evaluates and publishes like our own models."""
+"""Converts an authors' checkpoint to a folder that loads, evaluates and publishes like our own models."""
 
 import json
 import logging

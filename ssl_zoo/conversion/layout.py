@@ -1,4 +1,4 @@
-"""What a layout of an authors' checkpoint is, and the strict passage from its tensors to those of a model of ours."""
+"""Layouts of the authors' checkpoints, and the strict mapping from their tensors to those of our models."""
 
 import importlib
 from collections.abc import Collection, Iterable
@@ -141,7 +141,7 @@ def same_names(checkpoint: Checkpoint, source: str, target: str) -> dict[str, st
 
 
 def model_tensors(conversion: Conversion, checkpoint: Checkpoint) -> dict[str, torch.Tensor]:
-    """Carry a conversion out: every tensor of our model is filled, and every tensor of the checkpoint accounted for.
+    """Convert: fill every tensor of our model, and account for every tensor of the checkpoint.
 
     Args:
         conversion (`Conversion`): What to do.

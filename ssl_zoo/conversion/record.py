@@ -1,4 +1,4 @@
-"""What is recorded of a conversion, and whether a file can be the model of the zoo that it is said to be."""
+"""The record of a conversion, and the check that a file can be the zoo entry it was given as."""
 
 import dataclasses
 import logging

@@ -1,4 +1,4 @@
-"""What a stream hands over, and what its consumer keeps of it: how far it has read, and what was corrupt."""
+"""Batches, and what their consumer keeps track of: the position in the data and the corrupt rows."""
 
 import logging
 from collections.abc import Callable
@@ -81,7 +81,7 @@ class ReadSource(Protocol):
 
 @dataclass
 class ReadPosition:
-    """How far one process has read: follow the batches *consumed*, so that batches under way don't count.
+    """Position of one process in the data. It counts the batches *consumed*; prefetched batches don't count.
 
     Attributes:
         positions (`list[int]`): Rows consumed, per slot.
@@ -106,7 +106,7 @@ class ReadPosition:
         return {"positions": list(self.positions), "first_slot": self.first_slot}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to where `state_dict` was taken."""
+        """Restore the position that `state_dict` returned."""
         if len(state["positions"]) != len(self.positions):
             raise DataError(
                 f"The checkpoint was made with {len(state['positions'])} data workers per process, this run has "

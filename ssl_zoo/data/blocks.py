@@ -1,4 +1,4 @@
-"""Images in blocks of fixed rows: what is computed of a block doesn't depend on who reads it or what came before."""
+"""Images in blocks of a fixed number of rows. The content of a block doesn't depend on the worker that reads it."""
 
 import random
 from collections.abc import Iterator, Sequence

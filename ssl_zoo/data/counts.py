@@ -1,6 +1,6 @@
-"""What is known of all rows of a split: how many each shard holds, and their labels.
+"""Counts the rows of each shard and reads all labels of a split.
 
-From the parquet files themselves where there are any, else by one pass over the data; what takes long is remembered.
+Parquet files are read directly; other formats take one pass over the data. Slow results are cached.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""The one error that data problems raise, in words a user can act on."""
+"""The error that all data problems raise."""
 
 __all__ = ["DataError"]
 

@@ -24,7 +24,7 @@ _FILE_BYTES = 2**28
 
 
 class Head(NamedTuple):
-    """What one head says of some images.
+    """Labels of some images from one head.
 
     Attributes:
         pseudo_labels (`numpy.ndarray` of shape `(rows,)`): int32.
@@ -40,11 +40,11 @@ class Head(NamedTuple):
 
 
 class HeadSummary(NamedTuple):
-    """What the labels of one head are like as a whole.
+    """Summary of the labels of one head.
 
     Attributes:
         num_clusters (`int`): Clusters of the head.
-        num_used (`int`): Those that some image has.
+        num_used (`int`): Clusters with at least one image.
         largest_share (`float`): Share of the images in the largest one.
         mean_confidence (`float`): Mean probability of the pseudo-label.
     """
@@ -56,7 +56,7 @@ class HeadSummary(NamedTuple):
 
 
 def label_bytes(num_soft: Sequence[int]) -> int:
-    """Bytes of one row with so many soft labels for each head, before compression."""
+    """Bytes of one row before compression, given the number of soft labels of each head."""
     return 8 + sum(8 + 8 * count for count in num_soft)
 
 

@@ -1,4 +1,4 @@
-"""Pseudo-labels that a model gave to images, read back to be learned from."""
+"""Reads pseudo-labels from disk or from the Hub as training targets."""
 
 import json
 from pathlib import Path

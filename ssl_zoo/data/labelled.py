@@ -1,4 +1,4 @@
-"""Which images have a label that a method may learn from, and labelled support batches drawn from them."""
+"""Chooses the images whose label a method may use, and draws labelled support batches from them."""
 
 import hashlib
 import random
@@ -136,7 +136,7 @@ def _all_rows(source: ImageSource, description: str) -> Iterator[Any]:
 
 
 class SupportSampler:
-    """Labelled support batches: so many classes, so many images of each, over all processes.
+    """Labelled support batches: `num_classes` classes with `images_per_class` images each, over all processes.
 
     Batch `b` of a run is a function of the seed and `b`, so a continued run sees the same supports. Its classes are
     dealt to the processes in equal parts; together they hold each class once.

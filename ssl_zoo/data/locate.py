@@ -1,4 +1,4 @@
-"""From `data.path` to an opened data set; everything that can go wrong on the way becomes a sentence with the cure."""
+"""Opens the data set that `data.path` names. Every failure becomes a `DataError` that says what to do."""
 
 import os
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ def _open(path: str, *, name: str | None, split: str, revision: str | None, stre
 
 
 def _ask_hub(path: str, revision: str | None, *, streaming: bool) -> tuple[str | None, str]:
-    """The commit that `revision` stands for now, and a hint for the sentence should opening the set fail."""
+    """The commit that `revision` points to, and a hint for the error message if opening the set fails."""
     page = f"https://huggingface.co/datasets/{path}"
     gated = (
         f"; it is gated: accept its conditions at {page}, then log in with `hf auth login` or set the variable "

@@ -16,7 +16,7 @@ _NEVER_COUNTED = -1.0  # an area outside every range: pycocotools then neither a
 
 @dataclass(frozen=True)
 class DetectionTable:
-    """What is in a set of images and what was found; float64, by image in increasing order.
+    """Annotated boxes and detections of a set of images; float64, ordered by image.
 
     Attributes:
         images (`torch.Tensor` of shape `(images, 3)`): Sample id, width, height.
@@ -58,7 +58,7 @@ class DetectionScores:
 
 
 def score_detections(table: DetectionTable, *, num_classes: int) -> DetectionScores:
-    """Compare what was found with what is there.
+    """Compute the average precisions of detections.
 
     Boxes marked `difficult` needn't be found, and finding them once is no error, as in VOC; crowds are COCO's.
 

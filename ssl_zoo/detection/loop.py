@@ -38,7 +38,7 @@ class TrainingStopped(Exception):
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """What changes the speed or the files of a run, not its result."""
+    """Options that change the speed or the files of a run, not its result."""
 
     micro_batch_size: int | None = setting(
         None, "images that a device holds at once; null = its share. Without SyncBatchNorm batch norm sees so many"

@@ -87,7 +87,7 @@ def draw_detections(path: Path, test: DetectionSource, table: DetectionTable, sc
     Args:
         path (`Path`): PNG file to write.
         test ([`DetectionSource`]): The test images.
-        table ([`DetectionTable`]): What was found on them.
+        table ([`DetectionTable`]): Their detections.
         scores ([`DetectionScores`]): Shown in the caption.
     """
     caption = (

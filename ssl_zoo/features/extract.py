@@ -1,4 +1,4 @@
-"""What a model says of all images of a source, on one process or many: every row once, found by its sample id."""
+"""Features of all images of a source, on one process or many, ordered by sample id."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

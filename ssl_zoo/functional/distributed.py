@@ -1,4 +1,4 @@
-"""Sums, maxima and rows over the processes of a run; without `torch.distributed` the argument is the answer.
+"""Collective operations over the processes of a run; without `torch.distributed` they return their argument.
 
 Only `all_reduce_sum` and `all_gather_rows_with_gradient` are differentiable; the others are for `torch.no_grad()`.
 """
@@ -104,7 +104,7 @@ def all_gather_objects(value: T) -> list[T]:
 
 
 def wait_for_all() -> None:
-    """Go on when every process has come here."""
+    """Wait until every process has reached this call."""
     all_gather_objects(None)
 
 

@@ -1,4 +1,4 @@
-"""Exact nearest neighbours by cosine similarity in a large table, chunk by chunk, and what is made of them."""
+"""Exact nearest neighbours by cosine similarity in a large table, and losses and diagnostics made of them."""
 
 from __future__ import annotations
 
@@ -178,7 +178,7 @@ def _better(
 
 @torch.no_grad()
 def nearest_of_few(queries: torch.Tensor, embeddings: torch.Tensor, candidates: Neighbors, *, k: int) -> Neighbors:
-    """Find the `k` most similar among a few candidates that are each query's own.
+    """Find the `k` most similar of a few candidates, which differ from query to query.
 
     Args:
         queries (`torch.Tensor` of shape `(batch, features)`): Unit vectors.

@@ -18,7 +18,7 @@ Assigner = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """What a model with prototypes makes of a split, ordered by sample id.
+    """Pseudo-labels of a split, ordered by sample id.
 
     Attributes:
         sample_ids (`torch.Tensor` of shape `(rows,)`): Global row numbers, int64.

@@ -1,4 +1,4 @@
-"""What stands beside pseudo-labels: where they come from, as data for programs and as a page for people."""
+"""The labels.json and the card of a data set of pseudo-labels."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime

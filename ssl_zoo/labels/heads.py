@@ -1,4 +1,4 @@
-"""What a model with clusters says of images, head by head."""
+"""Labels of images from each head of a model with clusters."""
 
 from collections.abc import Sequence
 from typing import Any

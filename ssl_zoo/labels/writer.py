@@ -161,7 +161,7 @@ def _plan(labelling: Labelling, device: torch.device | str) -> _Plan:
 
 
 def _prepare(labelling: Labelling, plan: _Plan, *, overwrite: bool) -> tuple[dict[str, Any] | None, list[int]]:
-    """What the target holds if it is all done, and the blocks to do."""
+    """The content of labels.json if the target is complete, and the blocks that are still to be labelled."""
     target, work = labelling.target, plan.work
     if target.exists() and not overwrite:
         stored = _read_json(target / LABELS_FILE)
@@ -250,13 +250,13 @@ def _finish(labelling: Labelling, plan: _Plan, seconds: float, max_corrupt_share
 
 
 def _on_main(function: Callable[[], Any]) -> Any:
-    """What the function returns on the main process, on all; an error of it is raised on all, so that none waits."""
+    """Call the function on the main process and return its result on all. An error is raised on all: none waits."""
     results = _everywhere(function if rank() == 0 else lambda: None)
     return results[0]
 
 
 def _everywhere(function: Callable[[], Any]) -> list[Any]:
-    """What the function returns on each process, on all; an error of any is raised on all."""
+    """Call the function on every process and return all results on all. An error of any is raised on all."""
     result, failure = None, None
     try:
         result = function()

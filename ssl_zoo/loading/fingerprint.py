@@ -1,4 +1,4 @@
-"""Texts that change when a model does."""
+"""Hashes of models."""
 
 import hashlib
 
@@ -9,11 +9,11 @@ __all__ = ["fingerprint", "weights_sha256"]
 
 
 def fingerprint(model: torch.nn.Module, *, configuration: str = "") -> str:
-    """A text that changes with any weight, with the kind of the model and with its configuration.
+    """Hash of a model's class, configuration and weights.
 
     Args:
         model (`torch.nn.Module`): Hashed by its class and its weights.
-        configuration: What else its output follows from: the same weights with another pooling are another model.
+        configuration: What else the output depends on, such as the pooling.
 
     Returns:
         `str`: SHA-256, 64 hexadecimal digits.
@@ -23,7 +23,7 @@ def fingerprint(model: torch.nn.Module, *, configuration: str = "") -> str:
 
 
 def weights_sha256(model: torch.nn.Module) -> str:
-    """SHA-256 of what a checkpoint of the model holds; buffers that are never saved don't count."""
+    """SHA-256 of the tensors that a checkpoint of the model holds."""
     left_out = set(getattr(model, "_keys_to_ignore_on_save", None) or ())
     digest = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):

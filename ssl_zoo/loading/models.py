@@ -1,4 +1,4 @@
-"""Loads what is to be evaluated: the model of a run or folder, a repository on the Hub, or a name of timm's."""
+"""Loads the model of a run or a folder, of a repository on the Hub, or of timm."""
 
 import copy
 import json

@@ -1,4 +1,4 @@
-"""How a model wants its images prepared: by its configuration, or by its image processor."""
+"""The image preparation of a model, from its configuration or its image processor."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ __all__ = ["model_view", "view_size"]
 
 
 def model_view(model: PreTrainedModel, name: str | None = None, *, revision: str | None = None) -> EvalView:
-    """How the model's own configuration wants its images prepared.
+    """The view that prepares images as the model expects them.
 
     Args:
         model (`PreTrainedModel`): Of ours or timm's, whose configuration says, or of transformers'.
@@ -20,7 +20,7 @@ def model_view(model: PreTrainedModel, name: str | None = None, *, revision: str
         revision: Commit, branch or tag on the Hub.
 
     Raises:
-        ModelLoadError: If neither says.
+        ModelLoadError: If neither states it.
     """
     if name is not None and not getattr(model.config, "pretrained_cfg", None):
         return _processor_view(name, revision)

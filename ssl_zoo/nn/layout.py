@@ -1,4 +1,4 @@
-"""Where the numbers of a convolutional network lie in memory: channels last, except where that is slower."""
+"""Memory layout of convolutional networks: channels last, except where that is slower."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Less memory for more time: activations that are computed again in the backward pass instead of being kept."""
+"""Gradient checkpointing: activations are recomputed in the backward pass instead of being kept."""
 
 from typing import Any
 

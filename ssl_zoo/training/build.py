@@ -1,4 +1,4 @@
-"""From a recipe and the training images to a model of the right size, and to the labelled images it may learn from."""
+"""Builds the model for a recipe and its data, and chooses the labelled images that it may use."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on as if it had never stopped, written whole or not at all."""
+"""Checkpoints for an exact resume, written atomically."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ class CheckpointError(ValueError):
 
 @dataclass
 class TrainingState:
-    """What `Accelerator.save_state` doesn't know.
+    """State that `Accelerator.save_state` doesn't hold.
 
     Args:
         step: Optimiser steps done.
@@ -109,11 +109,11 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def find_checkpoint(folder: Path, resume: str) -> Path | None:
-    """Choose where to go on.
+    """Choose the checkpoint to resume from.
 
     Args:
         folder (`Path`): The run's folder of checkpoints.
-        resume (`str`): `auto` for the newest one if there is one, `never` to insist on a fresh run, or a path.
+        resume (`str`): `auto` for the newest checkpoint, if any; `never` for a fresh run; or the path of a checkpoint.
 
     Raises:
         CheckpointError: if the run was to start afresh but has checkpoints: they would be lost.

@@ -1,4 +1,4 @@
-"""What a run shows and writes while it goes on."""
+"""Progress bar, metrics file, trackers and traces of a run."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""The training images as a method may ask for them between steps: one pass, shared by the processes."""
+"""Passes over the training images between steps, shared by the processes."""
 
 from collections.abc import Iterator
 

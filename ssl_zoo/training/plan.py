@@ -1,4 +1,4 @@
-"""The numbers of a run that follow from its recipe, the size of the data and the number of processes."""
+"""Derives batch sizes and numbers of steps from the recipe, the size of the data and the number of processes."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ __all__ = ["Plan", "derive_plan"]
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run does, in steps.
+    """Batch sizes and numbers of steps of a run.
 
     Args:
         num_processes (`int`): processes that train together.
@@ -18,7 +18,7 @@ class Plan:
         accumulation_steps (`int`): forward passes per optimiser step.
         steps_per_epoch (`float`): optimiser steps in one pass over the data; mostly no whole number.
         total_steps (`int`): optimiser steps that the schedules span.
-        stop_step (`int`): optimiser steps that are really done: fewer when `train.max_steps` says so.
+        stop_step (`int`): optimiser steps until the run stops: `train.max_steps` if it is lower.
         warmup_steps (`float`): optimiser steps of warm-up.
         peak_learning_rate (`float`): learning rate at the end of the warm-up.
     """
@@ -33,7 +33,7 @@ class Plan:
     peak_learning_rate: float
 
     def describe(self) -> str:
-        """Say it in a few lines."""
+        """Describe the plan in four lines of text."""
         return (
             f"processes          {self.num_processes}\n"
             f"batch per process  {self.micro_batch_size} images x {self.accumulation_steps} accumulation step(s)\n"
@@ -43,7 +43,7 @@ class Plan:
 
 
 def derive_plan(recipe: Recipe, *, num_rows: int, num_processes: int) -> Plan:
-    """Work out the numbers of a run.
+    """Compute the plan of a run.
 
     Args:
         recipe (`Recipe`): complete.

@@ -1,4 +1,4 @@
-"""Joins the processes that `accelerate launch` started, and makes sure that they really are joined."""
+"""Creates the `Accelerator`, and checks that the launched processes form one group."""
 
 import ctypes
 import os
@@ -16,17 +16,17 @@ __all__ = ["create_accelerator"]
 def create_accelerator(**options: Any) -> Accelerator:
     """Create the `Accelerator` of a run.
 
-    On a machine without a GPU, a plain `Accelerator()` in one of two launched processes takes itself for the only one:
-    both train on their own, without a word, and write to the same folder. `cpu=True` joins them by gloo.
+    On a machine without a GPU, a plain `Accelerator()` in one of two launched processes runs alone: both
+    train separately, without a warning, and write to the same folder. `cpu=True` joins them by gloo.
 
     Args:
         options (`Any`): passed on to `accelerate.Accelerator`.
 
     Returns:
-        `accelerate.Accelerator`: knows as many processes as were started.
+        `accelerate.Accelerator`: of all launched processes.
 
     Raises:
-        RecipeError: when it doesn't, or for bfloat16 on a CPU that has no instructions for it.
+        RecipeError: if the processes are not joined, or for bfloat16 on a CPU that has no instructions for it.
     """
     accelerator = Accelerator(cpu=not torch.accelerator.is_available(), **options)
     started = int(os.environ.get("WORLD_SIZE", "1"))

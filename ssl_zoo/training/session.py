@@ -1,4 +1,4 @@
-"""Sets up a run: folder, processes, data, model, optimiser, and the place where it goes on."""
+"""Sets up a run: folder, processes, data, model, optimiser, and the last checkpoint if there is one."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as a wish that the loop grants between two steps."""
+"""Turns SIGTERM and SIGINT into a flag that the training loop checks between steps."""
 
 import signal
 from contextlib import AbstractContextManager

@@ -4,6 +4,8 @@ Reading is strict, so that a misspelt key can't silently train something else: a
 malformed override is an error that names the key, what was expected and the nearest valid key.
 """
 
+import dataclasses
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +21,9 @@ from ssl_zoo.models.registry import config_class_of, method_names
 from ssl_zoo.nearest import nearest
 from ssl_zoo.settings import strict_yaml
 from ssl_zoo.settings.declare import plain
-from ssl_zoo.settings.given import Given, unknown_key
+from ssl_zoo.settings.given import Given, describe_settings, unknown_key
 from ssl_zoo.settings.hints import SettingsError, describe_value
 from ssl_zoo.training.config import EvaluationConfig, OptimConfig, RecipeError, TrainConfig
-from ssl_zoo.training.recipe_keys import SECTIONS, TOP_LEVEL, all_keys, describe_keys, model_hints
 
 
 __all__ = [
@@ -38,6 +39,17 @@ __all__ = [
     "load_recipe",
     "recipe_from_dict",
 ]
+
+SECTIONS: dict[str, type] = {
+    "data": DataConfig,
+    "views": ViewsConfig,
+    "optim": OptimConfig,
+    "train": TrainConfig,
+    "evaluation": EvaluationConfig,
+}
+_TOP_LEVEL = ("method", "model", *SECTIONS)
+# Fields of a model's configuration that building or publishing the model fills in.
+_NOT_IN_RECIPES = {"num_features", "pretraining_subfolder", "image_processor_type"}
 
 
 @dataclass
@@ -108,7 +120,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise RecipeError(f"{path.name}, {error}") from error
     data = {} if data is None else data
     if not isinstance(data, dict):
-        raise RecipeError(f"{path.name}: expected sections ({', '.join(TOP_LEVEL)}), got {describe_value(data)}")
+        raise RecipeError(f"{path.name}: expected sections ({', '.join(_TOP_LEVEL)}), got {describe_value(data)}")
     given = _given(data, place=path.name, lines=lines)
     for override in overrides:
         given.override(override)
@@ -134,13 +146,13 @@ def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
 
 
 def _given(data: dict[str, Any], *, place: str, lines: Mapping[str, int]) -> Given:
-    return Given(data, keys=all_keys(data.get("method")), place=place, lines=lines, error=RecipeError)
+    return Given(data, keys=_all_keys(data.get("method")), place=place, lines=lines, error=RecipeError)
 
 
 def _build(given: Given) -> Recipe:
     data, where = given.data, given.where
     for name in data:
-        if name not in TOP_LEVEL and name != "results":  # which files of older runs hold, and which changes nothing
+        if name not in _TOP_LEVEL and name != "results":  # which files of older runs hold, and which changes nothing
             raise RecipeError(f"{where(str(name))}: {unknown_key(str(name), given.keys)}")
     if "method" not in data:
         raise RecipeError(f"{where('method')}: `method` is missing; one of {', '.join(method_names())}")
@@ -150,7 +162,7 @@ def _build(given: Given) -> Recipe:
             f"{where('method')}: `method` must be one of {', '.join(method_names())}, got {describe_value(method)}"
         )
     config_class = config_class_of(method)
-    hints = model_hints(config_class)
+    hints = _model_hints(config_class)
 
     def configure(**values: Any) -> SSLConfig:
         try:
@@ -159,7 +171,7 @@ def _build(given: Given) -> Recipe:
             raise ValueError(str(error.__cause__ or error)) from error
         return config
 
-    given.keys = all_keys(method)  # an override may have changed the method
+    given.keys = _all_keys(method)  # an override may have changed the method
     config = given.build("model", configure, hints)
     sections: dict[str, Any] = {section: given.replace(section, cls()) for section, cls in SECTIONS.items()}
     model = {name: plain(getattr(config, name)) for name in hints}
@@ -170,3 +182,40 @@ def _build(given: Given) -> Recipe:
             f"{recipe.train.epochs}, got {recipe.optim.warmup_epochs}"
         )
     return recipe
+
+
+def describe_keys(methods: Sequence[str] | None = None) -> str:
+    """Document every key of every section with its type, default and meaning: the text of `train.py --help`.
+
+    Args:
+        methods (`Sequence[str]`, *optional*): Methods whose `model` section is wanted; all of them by default.
+    """
+    lines = [f"method: str, required\n    the method to train: {', '.join(method_names())}"]
+    for method in methods or method_names():
+        config_class = config_class_of(method)
+        lines.append(f"\nmodel (method: {method})")
+        lines += describe_settings("model", config_class(), _model_hints(config_class))
+    for section, cls in SECTIONS.items():
+        lines += [f"\n{section}", *describe_settings(section, cls())]
+    return "\n".join(lines)
+
+
+def _all_keys(method: object) -> list[str]:
+    """Every key that a recipe may have; those of all methods' `model` sections if `method` is none of them."""
+    methods = [name for name in method_names() if name == method] or method_names()
+    keys = ["method"]
+    for name in methods:
+        keys += [f"model.{item}" for item in _model_hints(config_class_of(name))]
+    for section, cls in SECTIONS.items():
+        keys += [f"{section}.{item.name}" for item in dataclasses.fields(cls)]
+    return keys
+
+
+def _model_hints(config_class: type) -> dict[str, Any]:
+    """Map the fields of a method's configuration that a recipe may set to their type hints, ours only."""
+    hints: dict[str, Any] = {}
+    for base in reversed(config_class.__mro__):  # transformers' own fields are not a recipe's business
+        if base.__module__.startswith("ssl_zoo."):
+            hints |= inspect.get_annotations(base, eval_str=True)
+    fields = {field.name for field in dataclasses.fields(config_class)} - _NOT_IN_RECIPES
+    return {name: hint for name, hint in hints.items() if name in fields}

@@ -95,7 +95,7 @@ def test_its_number_is_shown_with_title_and_unit_everywhere(means, evaluation, t
     assert render_results([result]).splitlines()[-1] == f"nearest mean (standardize=True)  {per_cent}"
     rows = collect([vars(result)])
     shown = f"{100 * result.value:.4g}"
-    assert [(row.title, row.words, row.value("trained")) for row in rows] == [
+    assert [(row.title, row.parameters, row.value("trained")) for row in rows] == [
         ("nearest mean, %", "standardize True", shown)
     ]
     [entry] = to_model_index(rows)
@@ -122,7 +122,7 @@ def test_a_metric_that_nothing_declares_is_called_by_its_name():
     assert find_metric("gone_top1") == Metric("gone_top1", "gone_top1")
     line = {"metric": "gone_top1", "value": 0.5, "subject": "trained", "protocol": {"name": "gone", "depth": 3}}
     rows = collect([{**line, "data": {"path": "pets"}}])
-    assert [(row.title, row.words, row.value("trained")) for row in rows] == [("gone_top1", "gone", "0.5")]
+    assert [(row.title, row.parameters, row.value("trained")) for row in rows] == [("gone_top1", "gone", "0.5")]
     assert to_model_index(rows)[0].metric_type == "gone_top1"
 
 

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ssl_zoo.evaluation.results import Result
 from ssl_zoo.protocol import Metric, Protocol
 from ssl_zoo.settings.declare import plain, setting
 
 
 if TYPE_CHECKING:
     from ssl_zoo.evaluation.evaluation import Evaluation
-    from ssl_zoo.evaluation.results import Result
     from ssl_zoo.labels.assign import PseudoLabels
 
 
@@ -27,7 +27,7 @@ class ClusterSettings:
     seed: int = setting(0, "seed of k-means")
 
 
-def measure(evaluation: "Evaluation", settings: ClusterSettings) -> "list[Result]":
+def measure(evaluation: "Evaluation", settings: ClusterSettings) -> list[Result]:
     """All measures of agreement, on the main process; nothing for a model without pseudo-labels."""
     from ssl_zoo.evaluation.metrics.clustering import clustering_agreement, normalized_mutual_information
     from ssl_zoo.evaluation.metrics.intervals import resampled_interval

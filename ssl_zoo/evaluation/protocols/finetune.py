@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from ssl_zoo.evaluation.results import Result
 from ssl_zoo.protocol import Metric, Protocol
 from ssl_zoo.settings.declare import plain, require, require_choices, setting
 
 
 if TYPE_CHECKING:
     from ssl_zoo.evaluation.evaluation import Evaluation
-    from ssl_zoo.evaluation.results import Result
 
 
 __all__ = ["PROTOCOL", "FinetuneSettings", "finetune_results", "measure"]
@@ -52,14 +52,14 @@ class FinetuneSettings:
             require(getattr(self, name) >= 0, name, ">= 0", getattr(self, name))
 
 
-def measure(evaluation: "Evaluation", settings: FinetuneSettings) -> "list[Result]":
+def measure(evaluation: "Evaluation", settings: FinetuneSettings) -> list[Result]:
     """Top-1 and top-5 of the fine-tuned network."""
     return finetune_results(evaluation, settings, {"name": "finetune"}, prefix="finetune")
 
 
 def finetune_results(
     evaluation: "Evaluation", settings: FinetuneSettings, protocol: dict[str, str], *, prefix: str
-) -> "list[Result]":
+) -> list[Result]:
     """Train a classifier on the backbone of the subject and test it.
 
     Args:

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ssl_zoo.evaluation.results import Result
 from ssl_zoo.protocol import Metric, Protocol
 from ssl_zoo.settings.declare import setting
 
 
 if TYPE_CHECKING:
     from ssl_zoo.evaluation.evaluation import Evaluation
-    from ssl_zoo.evaluation.results import Result
 
 
 __all__ = ["PROTOCOL", "KnnSettings", "measure"]
@@ -23,7 +23,7 @@ class KnnSettings:
     temperature: float = setting(0.07, "temperature of the neighbours' weights exp(similarity / temperature)")
 
 
-def measure(evaluation: "Evaluation", settings: KnnSettings) -> "list[Result]":
+def measure(evaluation: "Evaluation", settings: KnnSettings) -> list[Result]:
     """The accuracy for each k; the processes share the test rows."""
     from ssl_zoo.evaluation.frozen.knn import WeightedKnn, count_correct
     from ssl_zoo.functional.distributed import rank, world_size

@@ -4,13 +4,13 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ssl_zoo.evaluation.results import Result
 from ssl_zoo.protocol import Metric, Protocol
 from ssl_zoo.settings.declare import plain, require, setting
 
 
 if TYPE_CHECKING:
     from ssl_zoo.evaluation.evaluation import Evaluation
-    from ssl_zoo.evaluation.results import Result
 
 
 __all__ = ["METRICS", "PROTOCOL", "LinearProbe", "measure"]
@@ -51,7 +51,7 @@ class LinearProbe:
         require(self.weight_decay >= 0, "weight_decay", ">= 0", self.weight_decay)
 
 
-def measure(evaluation: "Evaluation", settings: LinearProbe) -> "list[Result]":
+def measure(evaluation: "Evaluation", settings: LinearProbe) -> list[Result]:
     """Top-1 and top-5, on the main process."""
     from ssl_zoo.evaluation.evaluation import on_main_process
     from ssl_zoo.evaluation.frozen.linear import linear_probe

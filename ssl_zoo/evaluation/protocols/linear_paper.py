@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 from ssl_zoo.evaluation.protocols.finetune import FinetuneSettings, finetune_results
 from ssl_zoo.evaluation.protocols.linear import METRICS
+from ssl_zoo.evaluation.results import Result
 from ssl_zoo.models.registry import find_method, method_names
 from ssl_zoo.protocol import Protocol
 
 
 if TYPE_CHECKING:
     from ssl_zoo.evaluation.evaluation import Evaluation
-    from ssl_zoo.evaluation.results import Result
 
 
 __all__ = ["PROTOCOL", "measure", "paper_probe"]
@@ -19,7 +19,7 @@ __all__ = ["PROTOCOL", "measure", "paper_probe"]
 _DEFAULTS = FinetuneSettings(frozen=True)
 
 
-def measure(evaluation: "Evaluation", settings: FinetuneSettings) -> "list[Result]":
+def measure(evaluation: "Evaluation", settings: FinetuneSettings) -> list[Result]:
     """Top-1 and top-5; what differs from the defaults wins over the paper's value."""
     chosen, paper = paper_probe(evaluation.subject.method, settings, num_classes=evaluation.num_classes)
     return finetune_results(evaluation, chosen, {"name": "linear_paper", "paper": paper}, prefix="linear")

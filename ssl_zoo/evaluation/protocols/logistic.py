@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ssl_zoo.evaluation.results import Result
 from ssl_zoo.protocol import Metric, Protocol
 from ssl_zoo.settings.declare import plain, require, setting
 
@@ -15,7 +16,6 @@ from ssl_zoo.settings.declare import plain, require, setting
 if TYPE_CHECKING:
     from ssl_zoo.evaluation.evaluation import Evaluation
     from ssl_zoo.evaluation.frozen.rows import ProbeMetric, Table
-    from ssl_zoo.evaluation.results import Result
 
 
 __all__ = ["PROTOCOL", "LogisticRegression", "logistic_results", "measure"]
@@ -45,7 +45,7 @@ class LogisticRegression:
         require(0 < self.tolerance < math.inf, "tolerance", "> 0", self.tolerance)
 
 
-def measure(evaluation: "Evaluation", settings: LogisticRegression) -> "list[Result]":
+def measure(evaluation: "Evaluation", settings: LogisticRegression) -> list[Result]:
     """Top-1, on the main process."""
     description = f"Logistic regression of {evaluation.subject.name.replace('_', ' ')}"
     return logistic_results(evaluation, settings, evaluation.tables(), metric="top1", description=description)
@@ -58,7 +58,7 @@ def logistic_results(
     *,
     metric: "ProbeMetric",
     description: str,
-) -> "list[Result]":
+) -> list[Result]:
     """Logistic regression on tables of training, test and perhaps validation rows, on the main process.
 
     Args:

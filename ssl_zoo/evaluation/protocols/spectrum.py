@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ssl_zoo.evaluation.results import Result
 from ssl_zoo.protocol import Metric, Protocol
 from ssl_zoo.settings.declare import plain, setting
 
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
     import torch
 
     from ssl_zoo.evaluation.evaluation import Evaluation
-    from ssl_zoo.evaluation.results import Result
 
 
 __all__ = ["PROTOCOL", "SpectrumSettings", "measure"]
@@ -26,7 +26,7 @@ class SpectrumSettings:
     seed: int = setting(0, "seed of the rows that pairs are made of")
 
 
-def measure(evaluation: "Evaluation", settings: SpectrumSettings) -> "list[Result]":
+def measure(evaluation: "Evaluation", settings: SpectrumSettings) -> list[Result]:
     """The numbers of [`measure_spectrum`], on the main process."""
     from ssl_zoo.evaluation.evaluation import on_main_process
     from ssl_zoo.evaluation.metrics.spectrum import measure_spectrum

@@ -39,7 +39,7 @@ class CorinfomaxLayout:
 
     name = "corinfomax"
     method = "corinfomax"
-    branches = ("backbone",)
+    branches: tuple[str, ...] = ("backbone",)
 
     def recognises(self, keys: Collection[str]) -> bool:
         """A ResNet under `backbone.`, and a projector."""
@@ -77,7 +77,7 @@ class CorinfomaxBackboneLayout:
 
     name = "corinfomax-backbone"
     method = "corinfomax"
-    branches = ("backbone",)
+    branches: tuple[str, ...] = ("backbone",)
 
     def recognises(self, keys: Collection[str]) -> bool:
         """A ResNet at the top, without a classifier."""

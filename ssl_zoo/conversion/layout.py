@@ -89,14 +89,9 @@ class Layout(Protocol):
     `timm_model`, the default first.
     """
 
-    @property
-    def name(self) -> str: ...  # noqa: D102  # said above
-
-    @property
-    def method(self) -> str: ...  # noqa: D102
-
-    @property
-    def branches(self) -> tuple[str, ...]: ...  # noqa: D102
+    name: str
+    method: str
+    branches: tuple[str, ...]
 
     def recognises(self, keys: Collection[str]) -> bool:
         """Tell from the names of the tensors whether a checkpoint has this layout."""

@@ -51,7 +51,7 @@ class MeanShiftLayout:
         name (`str`): `msf`, `cmsf-self`, `cmsf-semi` or `cmsf-sup`. The first and the last have the same names.
     """
 
-    branches = ("online", "target")
+    branches: tuple[str, ...] = ("online", "target")
 
     def __init__(self, name: str) -> None:
         self.name = name

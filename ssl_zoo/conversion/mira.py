@@ -27,7 +27,7 @@ class MiraLayout:
 
     name = "mira"
     method = "mira"
-    branches = ("teacher", "student")
+    branches: tuple[str, ...] = ("teacher", "student")
 
     def recognises(self, keys: Collection[str]) -> bool:
         """Both branches' encoders are there, and prototypes of direction and length."""

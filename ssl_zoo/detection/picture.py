@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -109,22 +110,12 @@ def _draw(axes: Axes, pictured: PicturedImage, class_names: Sequence[str]) -> No
     )
     axes.set(xlim=(0, pictured.image.width), ylim=(pictured.image.height, 0))
     axes.axis("off")
-    for _, left, top, right, bottom, *_rest in pictured.truth.tolist():
+    for _, *box in pictured.truth[:, :5].tolist():
         for color, style in (("black", "-"), ("white", (0, (4, 3)))):  # seen on dark and on light
-            axes.add_patch(
-                Rectangle(
-                    (left, top),
-                    right - left,
-                    bottom - top,
-                    fill=False,
-                    edgecolor=color,
-                    linestyle=style,
-                    linewidth=1.1,
-                )
-            )
+            _outline(axes, box, edgecolor=color, linestyle=style, linewidth=1.1)
     for _, left, top, right, bottom, score, label in sorted(pictured.detections.tolist(), key=lambda row: row[5]):
         color = _COLORS[int(label) % len(_COLORS)]
-        axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, edgecolor=color, linewidth=2.0))
+        _outline(axes, [left, top, right, bottom], edgecolor=color, linewidth=2.0)
         above = top > 0.09 * side  # else the words would leave the image
         axes.text(
             max(left, 0.01 * side),
@@ -136,3 +127,8 @@ def _draw(axes: Axes, pictured: PicturedImage, class_names: Sequence[str]) -> No
             clip_on=True,
             bbox={"facecolor": color, "edgecolor": "none", "pad": 1.2},
         )
+
+
+def _outline(axes: Axes, box: list[float], **style: Any) -> None:
+    left, top, right, bottom = box
+    axes.add_patch(Rectangle((left, top), right - left, bottom - top, fill=False, **style))

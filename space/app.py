@@ -1,10 +1,10 @@
-"""The Space: see what a model thinks belongs together.
+"""The Space: look at the clusters of a model.
 
     python space/app.py                                    # the embedded model on embedded images
     python space/app.py --folders runs /data --model runs/mira --data /data/pets
 
-On Hugging Face Spaces it runs as it is. Visitors may open models and data sets of the Hub, and what is in the folders
-that are named here; nothing else on this machine, and no code that a model brings along.
+On Hugging Face Spaces it runs without options. Visitors may open models and data sets of the Hub, and what is in
+`--folders`; nothing else on this machine, and no code of a model's repository.
 """
 
 import argparse
@@ -78,9 +78,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--data", help="images that are open at first: a data set on the Hub, a folder, or 'embedded'")
     parser.add_argument("--split", default="test", help="split of the images (default: test)")
     parser.add_argument("--images", type=int, default=1000, help="how many, from the first on (default: 1000)")
-    parser.add_argument("--folders", nargs="*", type=Path, default=[], help="visitors may open what is in these")
-    parser.add_argument("--max-images", type=int, default=10_000, help="a visitor may open so many (default: 10000)")
-    parser.add_argument("--allow-remote-code", action="store_true", help="run the code that models bring along")
+    parser.add_argument(
+        "--folders", nargs="*", type=Path, default=[], help="folders whose models and images visitors may open"
+    )
+    parser.add_argument(
+        "--max-images", type=int, default=10_000, help="most images that a visitor may open (default: 10000)"
+    )
+    parser.add_argument("--allow-remote-code", action="store_true", help="run the code of models' repositories")
     parser.add_argument(
         "--cache", type=Path, help="where features are kept (default: $SSL_ZOO_CACHE, ~/.cache/ssl_zoo)"
     )
@@ -113,7 +117,7 @@ def main() -> None:
         describe_error=lambda error, name, place: visitor_message(error, name=name, place=place),
     )
     try:
-        for _ in bench.open(default):  # so that the first visitor need not wait
+        for _ in bench.open(default):  # before the first visitor comes
             pass
     except ExploreError as error:
         _log.warning("Nothing is open at first: %s", error)

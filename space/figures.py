@@ -1,4 +1,4 @@
-"""Pictures of numbers as inline SVG: each has a name, words on hover, and its numbers as a table below it."""
+"""Figures as inline SVG: each has a name, texts on hover, and its numbers in a table below it."""
 
 import math
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from markup import escape, percent
 _WIDTH, _HEIGHT = 480, 220
 _LEFT, _BOTTOM, _TOP, _RIGHT = 48, 34, 8, 8
 _MOST_ROWS = 200
-_NUMBERED = 12  # a heat map of at most so many columns has its numbers in the cells
+_NUMBERED = 12  # columns; a heat map of more has no numbers in its cells
 
 Number = float | int
 
@@ -18,7 +18,7 @@ Number = float | int
 def histogram(
     title: str, counts: Sequence[int], names: Sequence[str], *, across: str, up: str, marked: Sequence[int] = ()
 ) -> str:
-    """Bars side by side; those in `marked` stand out."""
+    """A bar chart; the bars in `marked` are highlighted."""
     most = max([*counts, 1])
     step = (_WIDTH - _LEFT - _RIGHT) / max(len(counts), 1)
     bars = ""
@@ -42,7 +42,7 @@ def histogram(
 
 
 def decay(title: str, values: Sequence[float], *, across: str, up: str, marked: float | None = None) -> str:
-    """A falling line on logarithmic axes, from the first value on; `marked` is a place on the axis."""
+    """A decreasing curve on logarithmic axes; `marked` is a position on the horizontal axis."""
     shown = [(place, value) for place, value in enumerate(values, start=1) if value > values[0] * 1e-8 and value > 0]
     if len(shown) < 2:
         return _figure(title, '<p class="small">There is only one value above 0.</p>', "")
@@ -85,7 +85,7 @@ def heat_map(
     down: str,
     labelled: bool,
 ) -> str:
-    """A table as shades, each row relative to its sum; `labelled` puts the names at its sides."""
+    """A heat map, each row relative to its sum; `labelled` writes the names at the sides."""
     left, top, right = (96, 64, 36) if labelled else (22, 22, 2)
     side = max((_WIDTH - left - right) / max(len(columns), 1), 4.0)
     width, height = left + side * len(columns) + right, top + side * len(rows)
@@ -98,10 +98,10 @@ def heat_map(
                 continue
             share = count / total
             x, y = left + column * side, top + row * side
-            words = f"{down} {name}, {across} {columns[column]}: {count:,} ({percent(share)})"
+            text = f"{down} {name}, {across} {columns[column]}: {count:,} ({percent(share)})"
             cells += (
                 f'<rect class="cell" x="{x:.1f}" y="{y:.1f}" width="{side - 0.6:.1f}" height="{side - 0.6:.1f}" '
-                f'fill-opacity="{0.06 + 0.94 * share:.2f}"><title>{escape(words)}</title></rect>'
+                f'fill-opacity="{0.06 + 0.94 * share:.2f}"><title>{escape(text)}</title></rect>'
             )
             if numbered:
                 kind = "on" if share > 0.55 else "off"
@@ -136,11 +136,11 @@ def heat_map(
     return _figure(title, svg, _table([down, across, "images", "of the row"], table))
 
 
-def meter(words: str, value: float, most: float, text: str) -> str:
-    """A number as part of the most it can be, for a list of them."""
+def meter(name: str, value: float, most: float, text: str) -> str:
+    """A row of a table that shows a number as a share of its maximum."""
     share = 100 * min(max(value / most, 0.0), 1.0) if most > 0 else 0.0
     return (
-        f'<tr><th scope="row">{escape(words)}</th><td><span class="bar"><span style="width:{share:.1f}%"></span>'
+        f'<tr><th scope="row">{escape(name)}</th><td><span class="bar"><span style="width:{share:.1f}%"></span>'
         f"</span></td><td>{escape(text)}</td></tr>"
     )
 
@@ -150,14 +150,14 @@ def _drawn_height() -> int:
 
 
 def _levels(levels: Sequence[tuple[Number, float]]) -> str:
-    """Horizontal lines with a number each, at a share of the height."""
+    """Grid lines with their numbers, each at a share of the height."""
     lines = ""
     for value, share in levels:
         y = _HEIGHT - _BOTTOM - share * _drawn_height()
-        words = f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.3g}"
+        number = f"{value:,.0f}" if value >= 10 or value == int(value) else f"{value:.3g}"
         lines += (
             f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>'
-            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{words}</text>'
+            f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number}</text>'
         )
     return lines
 
@@ -189,5 +189,5 @@ def _short(name: str) -> str:
 
 
 def spans(edges: Sequence[int]) -> list[str]:
-    """Names of whole numbers between edges, the upper ones not included: `0`, `1`, `2-4`."""
+    """Names of ranges of whole numbers, upper edges excluded: `0`, `1`, `2-4`."""
     return [f"{low}" if high - low == 1 else f"{low}-{high - 1}" for low, high in pairwise(edges)]

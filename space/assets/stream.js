@@ -1,5 +1,5 @@
-// Gradio's server closes the stream of answers when none is due, and its page may ask for something before it hears of
-// that: this answer then lies on the server until something else is asked for. Where it does, this asks.
+// Gradio's server closes the stream of answers when none is due. Its page may send a request before it knows of that: the
+// answer then waits on the server until the next request. In this case, this sends one.
 (() => {
   const due = new Set(), early = new Set(); // events whose answer isn't complete; those that were before it was known
   const ask = window.fetch;

@@ -1,4 +1,4 @@
-"""The clusters: a card for each with some of its images; an open one shows who is in it and what is near."""
+"""The clusters: a card for each with some of its images; an open one shows its images and the nearest clusters."""
 
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""What the configuration of every method shares: which backbone, and how its images are prepared."""
+"""The part of the configuration that all methods share: the backbone and the preprocessing of its images."""
 
 import dataclasses
 import logging
@@ -14,7 +14,7 @@ __all__ = ["SSLConfig"]
 
 logger = logging.getLogger(__name__)
 
-# What isn't a field and yet may be given: to transformers beside the fields, and what `config.json` holds for timm.
+# Accepted although they aren't fields: arguments of transformers, and what `config.json` holds for timm.
 _NOT_FIELDS = (
     *("num_labels", "torch_dtype", "name_or_path", "auto_map", "attn_implementation", "experts_implementation"),
     *("num_classes", "global_pool", "label_names", "label_descriptions", "converted_from_sha256"),
@@ -49,7 +49,7 @@ class SSLConfig(PreTrainedConfig):
     """Field -> its default, for fields that are lists: they are declared as `None`."""
 
     _ranges: ClassVar[Mapping[str, tuple[str, ...]]] = {}
-    """What a number must be, such as `"> 0"` (the keys of `_RANGES`) -> the fields that must be so, or `None`."""
+    """Range, one of the keys of `_RANGES` such as `"> 0"` -> the fields that must lie in it or be `None`."""
 
     architecture: str = "resnet50"
     model_args: dict[str, Any] | None = None
@@ -63,12 +63,12 @@ class SSLConfig(PreTrainedConfig):
         """Fill in lists and dictionaries that are `None`: timm can't read a null `model_args`.
 
         Raises:
-            TypeError: for an argument that is no field; a `config.json` may have such keys, with a warning.
+            TypeError: for an argument that isn't a field. In a `config.json` such a key only causes a warning.
         """
         is_loaded = kwargs.pop("_is_loaded", False)
         unknown = [name for name in kwargs if not (name in _NOT_FIELDS or name[0] == "_" or hasattr(type(self), name))]
         if unknown and is_loaded:
-            logger.warning(f"{type(self).__name__}: {self._what_is_unknown(unknown)}. Such keys change nothing")
+            logger.warning(f"{type(self).__name__}: {self._what_is_unknown(unknown)}. It has no effect")
         elif unknown:
             raise TypeError(f"{type(self).__name__}: {self._what_is_unknown(unknown)}")
         for name, default in self._default_lists.items():
@@ -79,7 +79,7 @@ class SSLConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_ranges(self) -> None:
-        """Check all numbers that a method declares a range for; called when a configuration is built.
+        """Check the fields against `_ranges`; called when a configuration is built.
 
         Raises:
             ValueError: naming the field, its value and what was expected.
@@ -98,7 +98,7 @@ class SSLConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
-        """Build from the content of a `config.json`, which may be of another version; see `PreTrainedConfig`."""
+        """Build from the content of a `config.json`, perhaps of another version; see `PreTrainedConfig`."""
         config: Self = super().from_dict({**config_dict, "_is_loaded": True}, **kwargs)
         return config
 
@@ -109,9 +109,9 @@ class SSLConfig(PreTrainedConfig):
 
     @property
     def support_size(self) -> tuple[int, int] | None:
-        """Classes and images per class of the labelled support, over all processes, that goes with each batch.
+        """Classes, and images per class, of the labelled support of each batch, over all processes.
 
-        `forward` then takes `support_views` and `support_labels`, this process's part. `None` for no support.
+        `forward` then takes this process's part as `support_views` and `support_labels`. `None` for no support.
         """
         return None
 
@@ -121,7 +121,7 @@ class SSLConfig(PreTrainedConfig):
         return None
 
     def fit_to_data(self, *, num_samples: int, num_classes: int | None, num_labelled: int | None) -> None:
-        """Fill in what depends on the training data; called before the pretraining model is built. Nothing by default.
+        """Set the fields that depend on the training data; called before the pretraining model is built.
 
         Args:
             num_samples (`int`): Images in the training split, corrupt ones included.

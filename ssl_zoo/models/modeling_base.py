@@ -1,6 +1,6 @@
 """The three kinds of model that every method has: features, classification, pretraining."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol, Self
 
 import torch
@@ -21,7 +21,7 @@ __all__ = ["SSLForImageClassification", "SSLForPreTraining", "SSLModel", "Traini
 class SSLModel(SSLPreTrainedModel):
     """Backbone and pooled features: what users download."""
 
-    # Heads of a pretraining checkpoint are no part of this model, and their absence is no news.
+    # A pretraining checkpoint also holds heads, which this model doesn't have: no warning about them.
     _keys_to_ignore_on_load_unexpected = [r"^(?!timm_model\.)"]  # noqa: RUF012
 
     def __init__(self, config: SSLConfig) -> None:
@@ -64,24 +64,24 @@ class SSLForImageClassification(SSLPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load, and refuse to hand out a random classifier that nobody asked for.
+        """Load; a checkpoint without a classifier is refused unless `num_labels` or class names ask for a new one.
 
         Raises:
             ValueError: if the checkpoint has no classifier and neither `num_labels` nor class names were given.
         """
-        want_info = kwargs.pop("output_loading_info", False)
+        returns_info = kwargs.pop("output_loading_info", False)
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         model, info = loaded
-        untouched = model.config.num_labels == 2 and model.config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
-        if untouched and any(name.startswith("classifier.") for name in info["missing_keys"]):
+        has_default_labels = model.config.num_labels == 2 and model.config.id2label == {0: "LABEL_0", 1: "LABEL_1"}
+        if has_default_labels and any(name.startswith("classifier.") for name in info["missing_keys"]):
             raise ValueError(
                 f"'{pretrained_model_name_or_path}' holds a backbone without a classifier; pass `num_labels=` "
                 f"(or `id2label=`) to train one on it, or load a repository that was fine-tuned"
             )
-        return (model, info) if want_info else model
+        return (model, info) if returns_info else model
 
     def freeze_backbone(self) -> None:
-        """Train the classifier alone from here on."""
+        """Train only the classifier from now on."""
         self._probe = True
         self.train(self.training)
 
@@ -119,23 +119,23 @@ class SSLForImageClassification(SSLPreTrainedModel):
 
 
 class TrainingData(Protocol):
-    """The training images, as a method may ask for them between steps."""
+    """The training images that a method can pass over between two steps."""
 
     num_samples: int
 
     def one_pass(self, *, seed: int, description: str) -> Iterator[tuple[list[torch.Tensor], torch.Tensor]]:
-        """This process's share of one pass over the images, with the augmentation of training.
+        """Pass once over this process's share of the images, with the augmentation of training.
 
-        The processes' shares are disjoint and, but for corrupt images, complete. All processes get equally many
-        batches: one that has run out is given its last batch again.
+        The shares are disjoint and cover all images that aren't corrupt. All processes get the same number of batches:
+        a process with fewer images gets its last batch again.
 
         Args:
             seed (`int`): Seed of the order and of the views.
             description (`str`): What the progress bar says.
 
         Yields:
-            Views on the device, as `SSLForPreTraining.forward` takes them, and sample ids of shape `(batch,)`; -1
-            for rows that are given again.
+            Views on the device, as `SSLForPreTraining.forward` takes them, and sample ids of shape `(batch,)`, -1
+            for repeated rows.
         """
 
 
@@ -156,18 +156,28 @@ class SSLForPreTraining(SSLPreTrainedModel):
 
     @property
     def rebuilt_parts(self) -> tuple[str, ...]:
-        """Submodules that a compact publication leaves out: they only serve to train on, and begin as their twins."""
+        """Submodules that a compact publication leaves out; loading fills them with the weights of their twins."""
         return tuple(self._filled_from)
 
     @classmethod
     def has_clusters(cls, config: SSLConfig) -> bool:
-        """Whether the model of a configuration assigns images to clusters, as labels and explanations need it.
+        """Whether the model of a configuration assigns images to clusters.
 
-        It then has `cluster_probabilities(pixel_values)`: probabilities of shape `(batch, heads, clusters)`; and
-        `pseudo_labels(pixel_values)`: the best cluster of the first head and its probability.
+        Such a model has a method `cluster_probabilities(pixel_values)` that returns probabilities of shape `(batch,
+        num_heads, num_clusters)`; `pseudo_labels` is made from it.
         """
         with torch.device("meta"):
             return hasattr(cls(config), "cluster_probabilities")
+
+    @property
+    def pseudo_labels(self) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
+        """Function from normalised images to the best cluster of the first head and its probability, each `(batch,)`.
+
+        Raises:
+            AttributeError: for a model without `cluster_probabilities`.
+        """
+        probabilities: Any = self.cluster_probabilities
+        return lambda pixel_values: probabilities(pixel_values)[:, 0].max(dim=-1)[::-1]
 
     @property
     def learns_from_labels(self) -> bool:
@@ -176,7 +186,7 @@ class SSLForPreTraining(SSLPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load the full model; a published repository keeps it in a folder of its own, which is found by itself."""
+        """Load the full model; in a published repository that is the subfolder that its `config.json` names."""
         config = kwargs.get("config")
         config_class: Any = cls.config_class
         if "subfolder" not in kwargs:
@@ -209,7 +219,7 @@ class SSLForPreTraining(SSLPreTrainedModel):
             labels (`torch.Tensor` of shape `(batch,)`, *optional*): Class ids, -1 where there is none; for diagnostics
                 alone.
             progress (`float`): Share of the training that is done, in [0, 1].
-            epoch (`float`): Passes over the data that are done.
+            epoch (`float`): Passes over the data so far.
             diagnostics (`bool`): Whether to fill the output's diagnostic fields.
 
         Returns:
@@ -218,15 +228,15 @@ class SSLForPreTraining(SSLPreTrainedModel):
         raise NotImplementedError(f"{type(self).__name__} must implement `forward`")
 
     def before_step(self, data: TrainingData, *, images_seen: int, epoch: float, progress: float) -> dict[str, float]:
-        """Change state that needs more than a batch, such as labels that are solved for from a pass over the data.
+        """Update state that depends on more than a batch, such as labels that are solved on all images.
 
         Called on all processes before each step of the optimiser, in training mode.
 
         Args:
             data (`TrainingData`): The training images.
             images_seen (`int`): Images trained on so far.
-            epoch (`float`): Passes over the data that are done.
-            progress (`float`): Share of the training that is done.
+            epoch (`float`): Passes over the data so far.
+            progress (`float`): Share of the training that is done, in [0, 1].
 
         Returns:
             Numbers to log; none by default.
@@ -237,16 +247,16 @@ class SSLForPreTraining(SSLPreTrainedModel):
         """Change gradients before the optimiser uses them. Nothing by default."""
 
     def update_state(self, outputs: list[Any], *, progress: float, epoch: float) -> None:
-        """Change what isn't trained by gradients. Called once after each step of the optimiser.
+        """Update what gradients don't train. Called once after each step of the optimiser.
 
         Args:
             outputs (list): What `forward` returned, one entry for each micro-batch of the step.
-            progress (`float`): Share of the training that is done, this step included.
-            epoch (`float`): Passes over the data that are done, this step included.
+            progress (`float`): Share of the training that is done, including this step.
+            epoch (`float`): Passes over the data so far, including this step.
         """
 
     def health(self, metrics: dict[str, float]) -> list[str]:
-        """Say in words what the logged metrics show to be wrong, and what usually helps. Empty when all is well."""
+        """Warn of what the logged metrics show to be wrong, with what usually helps. Empty if all is well."""
         return []
 
 

@@ -1,4 +1,4 @@
-"""Networks of the BYOL line: an online network predicts what its moving average, the target, makes of another view."""
+"""Networks of the BYOL line: an online network predicts the target, its moving average, on another view."""
 
 import copy
 from typing import Any, ClassVar
@@ -16,7 +16,7 @@ __all__ = ["OnlineTargetForPreTraining"]
 
 
 class OnlineTargetForPreTraining(SSLForPreTraining):
-    """Online backbone, projector and predictor; target backbone and projector, which average the online ones.
+    """Online backbone, projector and predictor; target backbone and projector are moving averages of the online ones.
 
     `timm_model` is the online backbone, the branch that BYOL, MSF and CMSF evaluate. The configuration has the fields
     `projector_hidden_features`, `projection_features`, `predictor_hidden_features`, `momentum` and `momentum_end`.

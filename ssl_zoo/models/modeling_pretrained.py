@@ -1,4 +1,4 @@
-"""What all models share: a timm backbone held so that timm, transformers and we read one file."""
+"""What all models share: a timm backbone, in weight files that timm, transformers and this package read alike."""
 
 from itertools import chain
 from typing import Any, ClassVar, Self
@@ -24,16 +24,16 @@ class SSLPreTrainedModel(PreTrainedModel):
     base_model_prefix = "timm_model"
     main_input_name = "pixel_values"
     input_modalities = ["image"]  # noqa: RUF012  # transformers declares it so
-    supports_gradient_checkpointing = True  # what an architecture can't, timm says when it is asked to
+    supports_gradient_checkpointing = True  # timm raises an error for an architecture without it
 
     _frozen: ClassVar[tuple[str, ...]] = ()
-    """Submodules that never get gradients. Frozen in `train()`, since loading drops `requires_grad=False`."""
+    """Submodules that never get gradients. `train()` freezes them, since loading drops `requires_grad=False`."""
 
     _filled_from: ClassVar[dict[str, str]] = {}
-    """Submodule -> its twin, whose weights it takes when a checkpoint has only the twin's."""
+    """Submodule -> its twin: where a checkpoint lacks the first, it gets the weights of the twin."""
 
     def _create_backbone(self) -> nn.Module:
-        """Build the backbone and note in the configuration what timm knows about it."""
+        """Build the backbone; write its width and timm's preprocessing into the configuration."""
         config = self.config
         backbone = create_backbone(
             config.architecture, model_args=config.model_args, small_image_stem=config.small_image_stem
@@ -41,18 +41,18 @@ class SSLPreTrainedModel(PreTrainedModel):
         config.num_features = int(backbone.num_features)  # type: ignore[arg-type]
         if not config.pretrained_cfg:
             registered = timm.get_pretrained_cfg(config.architecture, allow_unregistered=False)
-            known = registered.to_dict() if registered else {}
+            timm_cfg = registered.to_dict() if registered else {}
             keep = ("input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "first_conv", "classifier")
-            config.pretrained_cfg = {key: known[key] for key in keep if key in known}
+            config.pretrained_cfg = {key: timm_cfg[key] for key in keep if key in timm_cfg}
         return backbone
 
     def init_weights(self) -> None:
-        """Keep the initialisation of timm and torch; transformers' default would redraw every layer."""
+        """Keep the initialisation of timm and torch; transformers' own would overwrite the weights of every layer."""
         self.tie_weights(recompute_mapping=False)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load as transformers does, but from safetensors only: a pickle isn't opened, for it can run code.
+        """Load as transformers does, but only safetensors: opening a pickle can run code.
 
         Raises:
             ValueError: for `use_safetensors=False`.
@@ -67,13 +67,13 @@ class SSLPreTrainedModel(PreTrainedModel):
             if "use_safetensors=True" not in str(error):
                 raise
             raise OSError(
-                f"'{pretrained_model_name_or_path}' holds no model.safetensors, and pickled weights (.bin, .pt) are "
-                f"not opened, for they can run code; ask its owner for safetensors"
+                f"'{pretrained_model_name_or_path}' has no model.safetensors. Pickled weights (.bin, .pt) can run "
+                f"code and are not opened: ask the owner for safetensors"
             ) from error
 
     @torch.no_grad()
     def initialize_weights(self) -> None:
-        """Give a value to all that a checkpoint didn't: loading leaves such tensors as raw memory."""
+        """Initialise the tensors that a checkpoint lacks: loading leaves them as uninitialised memory."""
         tensors = _named_tensors(self)
         missing = {name for name, tensor in tensors.items() if not getattr(tensor, "_is_hf_initialized", False)}
         if not missing:
@@ -86,19 +86,19 @@ class SSLPreTrainedModel(PreTrainedModel):
             tensor, in_checkpoint = tensors[name], twin not in missing
             if in_checkpoint or isinstance(tensor, nn.Parameter):
                 tensor.copy_(tensors[twin] if in_checkpoint else fresh[name])
-            else:  # not copied: the empty bank of a loaded model takes no memory as long as nobody writes to it
+            else:  # replaced, not copied into: an empty bank takes no memory until something is written to it
                 module, _, buffer = name.rpartition(".")
                 setattr(self.get_submodule(module), buffer, fresh[name].to(tensor.device, tensor.dtype))
 
     def _set_gradient_checkpointing(
         self, enable: bool = True, gradient_checkpointing_func: Any = checkpoint, every_n_layers: int = 1
     ) -> None:
-        """Have timm recompute the blocks of all backbones that are trained; transformers' public methods call this."""
+        """Let timm recompute the blocks of all trained backbones; transformers' public methods call this."""
         refuse_options(gradient_checkpointing_func, every_n_layers)
         for name, module in self.named_children():
             if hasattr(module, "set_grad_checkpointing") and name not in self._frozen:
                 recompute_activations(module, enable=enable)
-        self.gradient_checkpointing = enable  # what `is_activation_checkpointing` looks for
+        self.gradient_checkpointing = enable  # read by `is_activation_checkpointing`
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training mode; frozen submodules lose their gradients here, also after loading."""

@@ -1,4 +1,4 @@
-"""BYOL: an online network predicts what a moving average of it, the target, makes of another view."""
+"""BYOL: an online network predicts the output of its moving average, the target, for another view."""
 
 import math
 from dataclasses import dataclass
@@ -103,18 +103,18 @@ class ByolForPreTraining(OnlineTargetForPreTraining):
 
     def health(self, metrics: dict[str, float]) -> list[str]:
         """Recognise the ways in which BYOL fails; see `SSLForPreTraining.health`."""
-        found = []
+        symptoms = []
         if metrics["target_spread"] < 0.1:
-            found.append(
+            symptoms.append(
                 f"the targets of all images are nearly the same (spread {metrics['target_spread']:.2f} of 1): the "
                 f"networks agree on a constant. Raise `momentum`, lower the learning rate or lengthen the warm-up"
             )
         elif metrics["positive_cosine"] < 0.1:
-            found.append(
-                f"the predictions have nothing to do with the targets (cosine {metrics['positive_cosine']:.2f}): "
+            symptoms.append(
+                f"the predictions are unrelated to the targets (cosine {metrics['positive_cosine']:.2f}): "
                 f"raise the learning rate, shorten the warm-up, or raise `momentum`: the target may move too fast"
             )
-        return found
+        return symptoms
 
 
 def _spread(targets: torch.Tensor) -> torch.Tensor:

@@ -18,17 +18,17 @@ __all__ = ["PseudoLabelClassifier"]
 
 
 class PseudoLabelClassifier(nn.Module):
-    """A small network on target projections, trained now and then on those of the labelled images that passed by.
+    """A small network on target projections, trained from time to time on those of labelled images.
 
-    It is no part of the model's own training: its parameters have no gradient but inside `fit_when_due_`, and its
-    batch norm is in evaluation mode but there.
+    It isn't trained with the model: only inside `fit_when_due_` its parameters have gradients and its batch norm is in
+    training mode.
 
     Args:
         num_features (`int`): Width of the projections.
         hidden_features (sequence of `int`): Widths of the hidden layers.
         num_classes (`int`): Classes.
-        cache_size (`int`): How many projections of labelled images are kept: as many as there are such images, so
-            that each is in it about once.
+        cache_size (`int`): How many projections of labelled images are kept. With the number of such images,
+            each is kept about once.
     """
 
     is_trained: torch.Tensor
@@ -62,18 +62,18 @@ class PseudoLabelClassifier(nn.Module):
     def probabilities(self, projections: torch.Tensor) -> torch.Tensor:
         """Probability of each class for unit projections `(batch, num_features)`, `(batch, num_classes)`.
 
-        Before the first training all are alike.
+        Before the first training all classes are equally likely.
         """
-        found = self._logits(projections).softmax(dim=-1)
-        return torch.where(self.is_trained, found, 1.0 / found.shape[-1])
+        probabilities = self._logits(projections).softmax(dim=-1)
+        return torch.where(self.is_trained, probabilities, 1.0 / probabilities.shape[-1])
 
     def _logits(self, projections: torch.Tensor) -> torch.Tensor:
-        """In float32, whatever the precision that the model was cast to."""
+        """Logits in float32, whatever dtype the model was cast to."""
         logits: torch.Tensor = self.network(projections.to(next(self.network.parameters()).dtype))
         return logits.float()
 
     def remember_(self, projections: torch.Tensor, labels: torch.Tensor, sample_ids: torch.Tensor) -> None:
-        """Put the labelled ones among some rows into the cache, the same on all processes.
+        """Put the labelled rows into the cache, the same on all processes.
 
         Args:
             projections (`torch.Tensor` of shape `(batch, num_features)`): Unit target projections.
@@ -86,8 +86,8 @@ class PseudoLabelClassifier(nn.Module):
     def fit_when_due_(self, config: CmsfConfig, *, moment: int) -> None:
         """Train on the cache by cross-entropy, from the present weights, with a new SGD, unless this was done.
 
-        Every process computes it from its own, equal cache; process 0's result then counts for all. What is left over
-        by the batch size at the end of a pass is left out, as in the released code, unless there is nothing else.
+        Every process trains on its copy of the cache; then all take the result of process 0. An incomplete last batch
+        of a pass is dropped, as in the released code, unless it is the only one.
 
         Args:
             config (`CmsfConfig`): Its `classifier_*` fields say how.

@@ -1,4 +1,4 @@
-"""Tables by sample id that limit where CMSF looks for neighbours without labels. All of it is persistent state."""
+"""Tables by sample id that say where CMSF without labels looks for neighbours. They are persistent buffers."""
 
 from importlib.util import find_spec
 
@@ -11,7 +11,7 @@ from ssl_zoo.nn.memory_bank import Column, empty_column
 
 __all__ = ["ClusterTable", "VisitTable", "require_kmeans"]
 
-# Centroids that aren't used lie here, where no unit vector is near.
+# Coordinates of unused centroids: far from every unit vector.
 _FAR_AWAY = 1000.0
 _VARIANCE = 0.1
 _KMEANS_BATCH = 4096
@@ -36,7 +36,7 @@ class VisitTable(nn.Module):
         self.register_buffer("seen", torch.zeros(num_samples, dtype=torch.bool))
 
     def look_up(self, sample_ids: torch.Tensor, otherwise: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Projections at the last visit.
+        """Look up the projections at the last visit.
 
         Args:
             sample_ids (`torch.Tensor` of shape `(batch,)`): Ids; negative for images without one.
@@ -51,13 +51,13 @@ class VisitTable(nn.Module):
 
     @torch.no_grad()
     def write_(self, sample_ids: torch.Tensor, embeddings: torch.Tensor) -> None:
-        """Note visits, the same on all processes. Of several visits to an image the last one stays.
+        """Store the projections of visited images, the same on all processes; of repeated ids the last row counts.
 
         Args:
             sample_ids (`torch.Tensor` of shape `(batch,)`): Ids; negative ones are left out.
             embeddings (`torch.Tensor` of shape `(batch, num_features)`): Unit target projections.
         """
-        # Writing to one place twice has no defined result on a GPU: keep the last row of each id.
+        # On a GPU the result of writing twice to one place is undefined: keep the last row of each id.
         unique, number = sample_ids.unique(return_inverse=True)
         order = torch.arange(len(sample_ids), device=sample_ids.device)
         last = torch.zeros_like(unique).scatter_reduce(0, number, order, "amax", include_self=False)[unique >= 0]
@@ -66,7 +66,7 @@ class VisitTable(nn.Module):
 
 
 class ClusterTable(nn.Module):
-    """The k-means cluster of every training image, solved from its last visit.
+    """The k-means cluster of every training image, from its projection at the last visit.
 
     Args:
         num_samples (`int`): Images in the training data.
@@ -90,9 +90,9 @@ class ClusterTable(nn.Module):
 
     @torch.no_grad()
     def solve_when_due_(self, visits: VisitTable, *, moment: int) -> None:
-        """Cluster all images that were visited, unless this was done. Process 0 does, the others get the result.
+        """Cluster all visited images, unless this was done. Process 0 computes it and broadcasts the result.
 
-        Mini-batch k-means with its seed from `moment`: a run that is resumed clusters as one that isn't.
+        `moment` is the seed of the mini-batch k-means, so a resumed run gets the same clusters.
 
         Args:
             visits (`VisitTable`): Where the projections are.
@@ -106,7 +106,7 @@ class ClusterTable(nn.Module):
         require_kmeans()
         rows = visits.seen.nonzero().flatten()
         if rank() == 0:
-            # Not above: training CMSF-KM needs it, loading a model doesn't, and it takes longer to import than timm.
+            # Imported here: only training CMSF-KM needs it, and importing it takes longer than timm.
             from sklearn.cluster import MiniBatchKMeans
 
             data = visits.embeddings[rows].float().cpu().numpy()
@@ -133,7 +133,7 @@ class ClusterTable(nn.Module):
         k-means knows no probabilities. These are those of equally likely, round clusters of variance `_VARIANCE` in
         each direction, so the most likely cluster is the one with the nearest centroid.
         """
-        # -|z - c|^2 / 2 but for what is the same for all centroids c of an image z.
+        # -|z - c|^2 / 2 without the term that is the same for all centroids c of an image z.
         nearness = projections.float() @ self.centroids.T - self.centroids.square().sum(dim=1) / 2
         return torch.softmax(nearness / _VARIANCE, dim=-1)
 
@@ -144,6 +144,6 @@ class ClusterTable(nn.Module):
 
 
 def require_kmeans() -> None:
-    """Raise an `ImportError` that says what to install when there is no k-means."""
+    """Raise an `ImportError` that says what to install if scikit-learn is missing."""
     if find_spec("sklearn") is None:
         raise ImportError("CMSF with `constraint: kmeans` clusters by scikit-learn: `pip install scikit-learn`")

@@ -29,8 +29,8 @@ _BANK = ("embeddings", "labels", "sample_ids", "position", "num_filled")
 class CmsfPreTrainingOutput(ModelOutput):
     """Loss and diagnostics of one micro-batch. Scalars are tensors of shape `()`.
 
-    Without diagnostics all but the loss are `None`; with them those that the variant doesn't have, or that nothing can
-    be said about (no class labels, no row with a constraint).
+    Without diagnostics only the loss is set. With them a scalar is `None` if the variant doesn't have it, or if it is
+    undefined (no class labels, no row with a constraint).
 
     Args:
         loss: Mean of 2 - 2 cos of predictions and neighbours, in [0, 4].
@@ -87,10 +87,10 @@ class CmsfForImageClassification(SSLForImageClassification):
 
 
 class CmsfForPreTraining(OnlineTargetForPreTraining):
-    """Online and target network, the bank of past targets, and what the constraint is made from.
+    """Online and target network, the bank of past targets, and the tables or the classifier of the constraint.
 
-    `timm_model` is the online backbone. Bank and tables are no part of a published model; a loaded one starts with
-    empty ones. It keeps the classifier and the centroids, and with them `pseudo_labels`.
+    `timm_model` is the online backbone. A published model has no bank and no tables; a loaded one starts with empty
+    ones. It keeps the classifier or the centroids, which `pseudo_labels` needs.
     """
 
     config_class = CmsfConfig
@@ -153,14 +153,16 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
         none = torch.full((len(targets),), -1, device=targets.device)
         ids = none if sample_ids is None else sample_ids
         known = none if known_labels is None else known_labels
-        own = torch.stack([none if labels is None else labels, ids, known, self._constraint(targets, ids, known)], 1)
-        all_targets, numbers = all_gather_rows(targets), all_gather_rows(own)
+        local_rows = torch.stack(
+            [none if labels is None else labels, ids, known, self._constraint(targets, ids, known)], 1
+        )
+        all_targets, numbers = all_gather_rows(targets), all_gather_rows(local_rows)
         output = CmsfPreTrainingOutput(embeddings=embeddings, targets=all_targets, target_numbers=numbers)
         if self.visits is not None and self.clusters is None:
             output.target_visits, _ = self.visits.look_up(numbers[:, 1], all_targets)
         bank = self.bank.preview(**self._bank_rows(output))
         k, stored = self.config.num_neighbors, bank["embeddings"]
-        constrained, candidates, is_constrained = self._constrained_neighbors(targets, own, bank)
+        constrained, candidates, is_constrained = self._constrained_neighbors(targets, local_rows, bank)
         distance = mean_neighbor_distance(predictions, stored.take(constrained.rows), constrained.found)
         plain = None
         if self.learns_from_labels:
@@ -170,8 +172,10 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
             plain_distance = mean_neighbor_distance(predictions, stored.take(plain.rows), plain.found)
             output.loss = constrained_mean_shift_loss(distance, plain_distance, is_constrained)
         if diagnostics:
-            found = diagnose(bank, own, constrained, candidates, is_constrained, plain, self.classifier, self.clusters)
-            for name, value in found.items():
+            fields = diagnose(
+                bank, local_rows, constrained, candidates, is_constrained, plain, self.classifier, self.clusters
+            )
+            for name, value in fields.items():
                 setattr(output, name, value)
         return output
 
@@ -200,12 +204,12 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
         return torch.where(known >= 0, known, confident)
 
     def _constrained_neighbors(
-        self, targets: torch.Tensor, own: torch.Tensor, bank: dict[str, UpdatedColumn]
+        self, targets: torch.Tensor, local_rows: torch.Tensor, bank: dict[str, UpdatedColumn]
     ) -> tuple[Neighbors, Neighbors | torch.Tensor, torch.Tensor]:
         """Neighbours within the constraint sets; the sets, or the bank's labels; and which rows have a set."""
         k = self.config.num_neighbors
         if self.visits is not None and self.clusters is None:
-            visits, seen = self.visits.look_up(own[:, 1], targets)
+            visits, seen = self.visits.look_up(local_rows[:, 1], targets)
             candidates = nearest_neighbors(visits, bank["visits"], k=self.config.num_candidates)
             embeddings = bank["embeddings"].take(candidates.rows)
             return nearest_of_few(targets, embeddings, candidates, k=k), candidates, seen
@@ -215,12 +219,12 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
         else:
             labels = bank["constraint_labels"][:]
         neighbors = nearest_neighbors(
-            targets, bank["embeddings"], k=k, query_labels=own[:, 3], candidate_labels=labels
+            targets, bank["embeddings"], k=k, query_labels=local_rows[:, 3], candidate_labels=labels
         )
-        return neighbors, labels, own[:, 3] >= 0
+        return neighbors, labels, local_rows[:, 3] >= 0
 
     def update_state(self, outputs: list[CmsfPreTrainingOutput], *, progress: float, epoch: float) -> None:
-        """Move the target, write the step's targets to bank, tables and cache, and renew what is made from them."""
+        """Move the target; write the step's targets to bank, tables and cache; update clusters and classifier."""
         super().update_state(outputs, progress=progress, epoch=epoch)
         for output in outputs:
             self.bank.write_(**self._bank_rows(output))
@@ -249,7 +253,7 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
 
     @property
     def rebuilt_parts(self) -> tuple[str, ...]:
-        """As of any model of the BYOL line, but that pseudo-labels are made of the target's projections."""
+        """See `SSLForPreTraining`; none where pseudo-labels need the target's projections."""
         return super().rebuilt_parts if self.classifier is None and self.clusters is None else ()
 
     @property
@@ -266,34 +270,28 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
             raise AttributeError(f"CMSF with `supervision` '{self.config.supervision}' has no pseudo-labels")
         return lambda images: source.probabilities(F.normalize(self._target(images).float(), dim=-1)).unsqueeze(1)
 
-    @property
-    def pseudo_labels(self) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]]:
-        """Function from normalised images to pseudo-labels and confidence: the largest of `cluster_probabilities`."""
-        probabilities = self.cluster_probabilities  # an AttributeError for the variants that have none
-        return lambda images: probabilities(images)[:, 0].max(dim=-1)[::-1]
-
     def health(self, metrics: dict[str, float]) -> list[str]:
         """Recognise the ways in which CMSF fails; see `SSLForPreTraining.health`."""
-        found = []
+        symptoms = []
         if metrics["projection_std"] < 0.1:
-            found.append(
+            symptoms.append(
                 f"the targets have collapsed: their standard deviation is {metrics['projection_std']:.3f} of at most "
                 f"1, so every image is every image's neighbour; lower the learning rate or raise `momentum`"
             )
         if metrics.get("epoch", 0.0) > 2 and metrics["constrained_share"] < 0.05:
-            found.append(
+            symptoms.append(
                 f"only {metrics['constrained_share']:.0%} of the images have a constraint, so this is plain MSF; "
                 f"see whether sample ids repeat from epoch to epoch, whether enough images are labelled, or lower "
                 f"`confidence_threshold`"
             )
         elif metrics.get("num_candidates", 2.0) < 1.5 and metrics["bank_filled"] == 1:
-            found.append(
+            symptoms.append(
                 f"constraint sets hold {metrics['num_candidates']:.1f} entries of the bank on average, mostly the "
                 f"image itself: raise `bank_size` or lower the number of clusters"
             )
-        return found
+        return symptoms
 
 
 def _moments(epoch: float, every: float) -> int:
-    """How many multiples of `every` lie up to `epoch`, which is a quotient and may be a rounding error short."""
+    """Number of multiples of `every` up to `epoch`, which may be a rounding error too small."""
     return int(epoch / every + 1e-6)

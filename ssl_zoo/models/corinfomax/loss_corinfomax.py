@@ -48,7 +48,7 @@ def updated_statistics(
 
 
 class LogDeterminants(NamedTuple):
-    """What a batch makes of the running statistics; see [`running_log_determinants`]."""
+    """Log-determinants with the statistics that they were computed from; see [`running_log_determinants`]."""
 
     log_dets: torch.Tensor
     batch: Moments
@@ -150,12 +150,12 @@ def log_determinants(covariances: torch.Tensor, *, offset: float) -> tuple[torch
     shifted[:, :width, :width] = covariances
     shifted.diagonal(dim1=-2, dim2=-1)[:, :width] += offset
     factors, info = torch.linalg.cholesky_ex(shifted)
-    found = 2 * factors.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
-    usable = (info == 0) & found.isfinite()
+    log_dets = 2 * factors.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
+    usable = (info == 0) & log_dets.isfinite()
     if not bool(usable.all()):
         view = int((~usable).nonzero()[0])
         raise SingularCovarianceError(_what_is_wrong(view, covariances[view], offset))
-    return found, factors[:, :width, :width]
+    return log_dets, factors[:, :width, :width]
 
 
 def _what_is_wrong(view: int, covariance: torch.Tensor, offset: float) -> str:
@@ -188,8 +188,8 @@ def corinfomax_loss(
             images and features.
         log_dets (`torch.Tensor` of shape `(2,)`): Log-determinant of each view's covariance.
         num_features (`int`): Width of the projections.
-        similarity_weight (`float`): The attraction of the views.
-        covariance_weight (`float`): The "big bang" that keeps all apart.
+        similarity_weight (`float`): Weight of the attraction of the views.
+        covariance_weight (`float`): The "big bang" factor, which keeps the projections apart.
 
     Returns:
         `torch.Tensor` of shape `()`: unbounded below in principle; bounded for unit projections.

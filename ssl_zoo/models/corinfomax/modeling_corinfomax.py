@@ -201,24 +201,24 @@ class CorinfomaxForPreTraining(SSLForPreTraining):
         """Recognise the ways in which CorInfoMax fails; see `SSLForPreTraining.health`."""
         width = self.config.projection_features
         rank = metrics["covariance_rank"]
-        found = []
+        symptoms = []
         if metrics["total_variance"] < 0.05:
-            found.append(
+            symptoms.append(
                 f"the projections of all images are nearly the same (total variance {metrics['total_variance']:.3f} "
                 f"of 1): lower `similarity_weight` or the learning rate, or lengthen the warm-up"
             )
         elif rank < 0.25 * width or metrics["weak_directions"] > 0.5:
-            found.append(
+            symptoms.append(
                 f"the projections fill few of their {width} directions (effective rank {rank:.1f}, "
                 f"{metrics['weak_directions']:.0%} of the eigenvalues below 1 % of 1 / D): lower `similarity_weight`, "
                 f"raise the batch size above the width, or lower `projection_features`"
             )
         elif metrics["view_cosine"] < 0.1:
-            found.append(
+            symptoms.append(
                 f"the two views of an image are no more alike than two images (cosine {metrics['view_cosine']:.2f}): "
                 f"raise `similarity_weight` or make the views milder"
             )
-        return found
+        return symptoms
 
 
 def _precision_of_rows(projections: torch.Tensor) -> torch.dtype:

@@ -23,5 +23,5 @@ def mira_loss(assignments: torch.Tensor, scores: list[torch.Tensor], *, temperat
         log_predictions = torch.stack([torch.log_softmax(view / temperature, dim=-1) for view in scores])
         # cross_entropy[a, v] is that of target a with view v; a view never predicts its own target.
         cross_entropy = -torch.einsum("abk,vbk->av", assignments, log_predictions) / batch_size
-    own = torch.eye(num_targets, len(scores), dtype=torch.bool, device=cross_entropy.device)
-    return cross_entropy.masked_fill(own, 0.0).sum() / (num_targets * (len(scores) - 1))
+    same_view = torch.eye(num_targets, len(scores), dtype=torch.bool, device=cross_entropy.device)
+    return cross_entropy.masked_fill(same_view, 0.0).sum() / (num_targets * (len(scores) - 1))

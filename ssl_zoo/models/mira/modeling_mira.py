@@ -1,4 +1,4 @@
-"""MIRA: a student learns the assignment that a teacher's scores get when mutual information is maximised."""
+"""MIRA: a student learns the assignments that maximise the mutual information of the teacher's scores."""
 
 import copy
 import math
@@ -39,8 +39,8 @@ class MiraPreTrainingOutput(ModelOutput):
         target_divergence: Mean KL divergence of the student's predictions from the targets.
         used_prototypes: Share of the prototypes that are the best of some sample of all processes, in [0, 1].
         view_correlation: Correlation of the teacher's scores of the two views, batch means removed.
-        start_gain: What a small common signal in the scores is multiplied by at each step; below 1 a model that
-            assigns all images alike stays there.
+        start_gain: Factor by which a small signal common to both views grows at each step. Below 1, a model that
+            assigns all images alike doesn't leave that state.
         embeddings: The teacher's pooled features of the first view, `(batch, num_features)`.
         assignments: The targets, `(2, batch, num_prototypes)`.
     """
@@ -193,23 +193,11 @@ class MiraForPreTraining(SSLForPreTraining):
         _, scores = self._teacher_scores(pixel_values)
         return torch.softmax(scores.float() / self.config.teacher_temperature, dim=-1).unsqueeze(1)
 
-    def pseudo_labels(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Assign each image to the prototype its teacher projection is closest to.
-
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised images.
-
-        Returns:
-            Prototype ids and their probabilities under the teacher's softmax, each of shape `(batch,)`.
-        """
-        confidence, labels = self.cluster_probabilities(pixel_values)[:, 0].max(dim=-1)
-        return labels, confidence
-
     def health(self, metrics: dict[str, float]) -> list[str]:
         """Recognise the ways in which MIRA fails; see `SSLForPreTraining.health`."""
         config = self.config
         chance = math.log(config.num_prototypes)
-        found = []
+        symptoms = []
         if metrics["marginal_entropy"] < 0.5 * chance:
             ratio = config.student_temperature / config.teacher_temperature
             cure = (
@@ -218,7 +206,7 @@ class MiraForPreTraining(SSLForPreTraining):
                 else f"what all images share is multiplied by student / teacher temperature = {ratio:.2f} per step, "
                 f"which kills it only below 1: raise `teacher_temperature`"
             )
-            found.append(
+            symptoms.append(
                 f"the assignments crowd on few prototypes (marginal entropy {metrics['marginal_entropy']:.2f} of "
                 f"ln K = {chance:.2f}); {cure}"
             )
@@ -230,14 +218,14 @@ class MiraForPreTraining(SSLForPreTraining):
                 if gain <= 1
                 else "the signal can still grow: wait, or raise the learning rate or shorten the warm-up"
             )
-            found.append(
+            symptoms.append(
                 f"all images get nearly the same assignment (loss {metrics['loss']:.3f}, ln K = {chance:.3f}). "
                 f"A common signal is multiplied by {gain:.2f} at each step (temperatures and beta times view "
                 f"correlation {metrics['view_correlation']:.2f}); {cure}"
             )
         elif metrics["used_prototypes"] < 0.25:
-            found.append(
+            symptoms.append(
                 f"only {metrics['used_prototypes']:.0%} of the prototypes are some image's best: "
                 f"`num_prototypes` may be too large for the batch or the data, or `beta` too small"
             )
-        return found
+        return symptoms

@@ -102,8 +102,8 @@ class MsfForPreTraining(OnlineTargetForPreTraining):
         embeddings, predictions = self._online(views[1])
         targets = F.normalize(self._target(views[0]).float(), dim=-1)
         none = torch.full((len(targets),), -1, device=targets.device)
-        own_labels, own_ids = none if labels is None else labels, none if sample_ids is None else sample_ids
-        numbers = all_gather_rows(torch.stack([own_labels, own_ids], dim=1))
+        local_labels, local_ids = none if labels is None else labels, none if sample_ids is None else sample_ids
+        numbers = all_gather_rows(torch.stack([local_labels, local_ids], dim=1))
         output = MsfPreTrainingOutput(
             embeddings=embeddings,
             targets=all_gather_rows(targets),
@@ -114,7 +114,7 @@ class MsfForPreTraining(OnlineTargetForPreTraining):
         neighbors = nearest_neighbors(targets, bank["embeddings"], k=self.config.num_neighbors)
         output.loss = mean_shift_loss(predictions, bank["embeddings"].take(neighbors.rows), neighbors.found)
         if diagnostics:
-            self._diagnose(output, bank, neighbors, own_labels, own_ids)
+            self._diagnose(output, bank, neighbors, local_labels, local_ids)
         return output
 
     @torch.no_grad()
@@ -143,18 +143,18 @@ class MsfForPreTraining(OnlineTargetForPreTraining):
 
     def health(self, metrics: dict[str, float]) -> list[str]:
         """Recognise the ways in which MSF fails; see `SSLForPreTraining.health`."""
-        found = []
+        symptoms = []
         if metrics["projection_std"] < 0.1:
-            found.append(
+            symptoms.append(
                 f"the targets have collapsed: their standard deviation is {metrics['projection_std']:.3f} of at most "
                 f"1, so every image is every image's neighbour; lower the learning rate or raise `momentum`"
             )
         elif metrics["bank_filled"] == 1 and metrics["neighbor_age"] < 0.1:
-            found.append(
+            symptoms.append(
                 f"neighbours come from the newest {2 * metrics['neighbor_age']:.0%} of the bank: the target moves too "
                 f"fast for older entries to be comparable; raise `momentum` or lower `bank_size`"
             )
-        return found
+        return symptoms
 
 
 def _bank_rows(output: MsfPreTrainingOutput) -> dict[str, torch.Tensor]:

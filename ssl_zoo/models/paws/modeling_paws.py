@@ -153,18 +153,18 @@ class PawsForPreTraining(SSLForPreTraining):
     def health(self, metrics: dict[str, float]) -> list[str]:
         """Recognise the ways in which PAWS fails; see `SSLForPreTraining.health`."""
         most = math.log(self.config.num_support_classes)
-        found = []
+        symptoms = []
         if metrics["marginal_entropy"] < 0.5 * most:
-            found.append(
+            symptoms.append(
                 f"most images are given the same few classes (marginal entropy {metrics['marginal_entropy']:.2f} of "
                 f"{most:.2f}): raise `entropy_weight`, or check that the support has all classes alike"
             )
         elif metrics["target_entropy"] > 0.9 * most:
-            found.append(
+            symptoms.append(
                 f"targets say next to nothing (entropy {metrics['target_entropy']:.2f} of {most:.2f}): lower "
                 f"`temperature` or `sharpening_temperature`, or give more support images per class"
             )
-        return found
+        return symptoms
 
 
 def _at_least_float32(tensor: torch.Tensor) -> torch.Tensor:

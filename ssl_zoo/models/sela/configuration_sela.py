@@ -15,8 +15,8 @@ class SelaConfig(SSLConfig):
     """SeLa: self-labelling by simultaneous clustering and representation learning (https://huggingface.co/papers/1911.05371).
 
     The defaults are the paper's for ImageNet. Labels are solved for at `num_solves` moments of the training,
-    (epochs + `solve_margin_epochs`) x share epochs from its start, the shares going from 0 to 1: the first solve comes
-    before the first step, and those that lie beyond the end never come. One step waits for at most one solve.
+    (epochs + `solve_margin_epochs`) x share epochs from its start, with shares from 0 to 1. The first solve comes
+    before the first step; moments beyond the end are never reached. At most one solve happens before a step.
 
     Args:
         num_clusters (`int`): clusters K of each head. The authors: 3000 on ImageNet, 128 on CIFAR and SVHN.

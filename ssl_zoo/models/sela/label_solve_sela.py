@@ -1,4 +1,4 @@
-"""The pass that collects features of all images and turns them into labels, head by head, in bounded memory."""
+"""Collects the features of all images and solves for their labels, head by head, in bounded memory."""
 
 import contextlib
 import os
@@ -24,7 +24,7 @@ _CHUNK_SCORES = 2**22  # scores computed at a time
 
 
 class Storage(contextlib.AbstractContextManager["Storage"]):
-    """Matrices in memory, or in files that disappear with the storage, also after an error or a killed process.
+    """Matrices in memory or in files. The files are deleted with the storage, also after an error or a killed process.
 
     Args:
         on_disk (`bool`): Files instead of memory.
@@ -37,10 +37,10 @@ class Storage(contextlib.AbstractContextManager["Storage"]):
         self.num_bytes = 0
 
     def empty(self, rows: int, columns: int, dtype: torch.dtype) -> torch.Tensor:
-        """Allocate a matrix `(rows, columns)` on the CPU, its content undefined.
+        """Allocate an uninitialised matrix `(rows, columns)` on the CPU.
 
         Raises:
-            OSError: if the disk is too small, at once and not when it runs full.
+            OSError: if the disk is too small; raised here, not when it runs full.
         """
         size = rows * columns
         self.num_bytes += size * dtype.itemsize
@@ -49,13 +49,13 @@ class Storage(contextlib.AbstractContextManager["Storage"]):
         path = Path(self._folder.name) / str(self._count)
         self._count += 1
         with path.open("wb") as file:
-            # A mapped file with holes would kill the process when the disk runs full.
+            # With a sparse file, a full disk would kill the process.
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size * dtype.itemsize)
             else:
                 file.truncate(size * dtype.itemsize)
         matrix = torch.from_file(str(path), shared=True, size=size, dtype=dtype).view(rows, columns)
-        with contextlib.suppress(OSError):  # where an open file has no name, not even `kill -9` leaves it behind
+        with contextlib.suppress(OSError):  # an open file without a name is deleted even after `kill -9`
             path.unlink()
         return matrix
 
@@ -135,13 +135,13 @@ def solve_labels(
     scores = storage.empty(rows, num_clusters, getattr(torch, config.solve_dtype))
     sample_ids = all_gather_rows(features.sample_ids)
     for head in which:
-        own = slice(head * num_clusters, (head + 1) * num_clusters)
-        weight, bias = heads.weight[own].float(), heads.bias[own].float()
+        outputs = slice(head * num_clusters, (head + 1) * num_clusters)
+        weight, bias = heads.weight[outputs].float(), heads.bias[outputs].float()
         start = 0
         for block in features.blocks:
             for part in block.split(max(_CHUNK_SCORES // num_clusters, 1)):
                 logits = F.linear(part.to(device, torch.float32), weight, bias)
-                # A row's constant changes no label; without it, float16 is finest where the decision falls.
+                # A constant per row changes no label. With the maximum at 0, float16 is most precise at the top.
                 logits -= logits.amax(dim=1, keepdim=True)
                 scores[start : start + len(part)] = logits.to("cpu", scores.dtype)
                 start += len(part)
@@ -164,13 +164,13 @@ def update_table_(
     storage: Storage,
     since: float,
 ) -> dict[str, float]:
-    """Write new labels into the table, in place, and say how they look.
+    """Write new labels into the table, in place, and return statistics of them.
 
     Args:
         table: `(num_heads, num_samples)`; images that no process has seen keep their labels.
         solved: From `solve_labels`.
         num_clusters: Clusters of each head.
-        storage: Knows what this process had to store.
+        storage: Counts the bytes that this process stored.
         since: `time.perf_counter()` at its start.
 
     Returns:

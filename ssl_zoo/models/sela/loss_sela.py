@@ -1,4 +1,4 @@
-"""The loss of SeLa, the labels it starts from and the moments at which they are solved for."""
+"""The loss of SeLa, its initial labels, and the moments at which labels are solved for."""
 
 from typing import Literal
 
@@ -24,7 +24,7 @@ def sela_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def balanced_labels(num_heads: int, num_samples: int, num_clusters: int, *, seed: int) -> torch.Tensor:
-    """Deal the samples out at random to clusters of equal size, separately for each head.
+    """Assign the samples at random to clusters of equal size, independently for each head.
 
     Returns:
         `torch.Tensor` of shape `(num_heads, num_samples)`: int32 labels; cluster sizes differ by 1 at most.
@@ -42,7 +42,7 @@ def solves_due(
     spacing: Literal["quadratic", "linear"],
     margin_epochs: float,
 ) -> int:
-    """Count the moments (epochs + margin) (i / (num_solves - 1))^p, p = 1 or 2, that have come.
+    """Count the moments (epochs + margin) (i / (num_solves - 1))^p, p = 1 or 2, up to `epoch`.
 
     Args:
         epoch: Passes over the data done so far.
@@ -56,5 +56,5 @@ def solves_due(
     """
     last = max(num_solves - 1, 1)
     power = 2 if spacing == "quadratic" else 1
-    # Not by a formula for i: a moment and the same moment's epoch must compare equal in floating point.
+    # No closed form for i: a moment must compare equal to its own epoch in floating point.
     return sum((epochs + margin_epochs) * (index / last) ** power <= epoch for index in range(num_solves))

@@ -63,9 +63,9 @@ class SelaForImageClassification(SSLForImageClassification):
 class SelaForPreTraining(SSLForPreTraining):
     """Backbone, heads, and the table of labels of all training images.
 
-    The table, `(num_heads, num_samples)` and addressed by sample id, is saved with the model: the labels are what the
-    method makes besides features, and a run that lost them would be another run. It is int32 because gloo and NCCL
-    don't know smaller integers that could count clusters.
+    The table has shape `(num_heads, num_samples)` and is indexed by sample id. It is saved with the model: a run that
+    lost its labels would be another run. It is int32 because gloo and NCCL have no smaller integers that are large
+    enough for cluster numbers.
     """
 
     config_class = SelaConfig
@@ -147,7 +147,7 @@ class SelaForPreTraining(SSLForPreTraining):
             output.label_precision = pairs[0] / pairs[1].clamp_min(1.0)
 
     def before_step(self, data: TrainingData, *, images_seen: int, epoch: float, progress: float) -> dict[str, float]:
-        """Solve for new labels when a moment has come; see `SelaConfig` for when, `SSLForPreTraining` for the rest.
+        """Solve for new labels at the moments that `SelaConfig` describes; see `SSLForPreTraining`.
 
         The network is in training mode, as in the authors' code: batch-norm statistics move during the pass and
         dropout acts.
@@ -176,8 +176,7 @@ class SelaForPreTraining(SSLForPreTraining):
         since, device = time.perf_counter(), self.label_table.device
         on_disk, dtype = config.solve_storage == "disk", getattr(torch, config.solve_dtype)
         with Storage(on_disk=on_disk, folder=config.solve_folder) as storage:
-            # Dropout in the pass is a function of the solve's number: it neither sees nor moves the random state of
-            # the training.
+            # The number of the solve seeds the dropout of the pass, and the random state of training is restored.
             with torch.no_grad(), torch.random.fork_rng([device] if device.type == "cuda" else []):
                 torch.manual_seed((config.label_seed + done) * world_size() + rank())
                 batches = data.one_pass(seed=done, description=f"labels {done + 1} of {config.num_solves}")
@@ -202,33 +201,21 @@ class SelaForPreTraining(SSLForPreTraining):
         logits = self.heads(pooled_features(self.timm_model, pixel_values)[1])
         return torch.softmax(logits.view(-1, self.config.num_heads, self.config.num_clusters).float(), dim=-1)
 
-    def pseudo_labels(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predict each image's cluster with the first head.
-
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised images.
-
-        Returns:
-            Cluster ids and their probabilities, each of shape `(batch,)`.
-        """
-        confidence, labels = self.cluster_probabilities(pixel_values)[:, 0].max(dim=-1)
-        return labels, confidence
-
     def health(self, metrics: dict[str, float]) -> list[str]:
         """Recognise the ways in which SeLa fails; see `SSLForPreTraining.health`."""
         chance = 1.0 / self.config.num_clusters
-        found = []
+        symptoms = []
         spread, possible = metrics["prediction_marginal_entropy"], metrics["label_marginal_entropy"]
         if spread < 0.5 * possible:
-            found.append(
+            symptoms.append(
                 f"the predictions crowd on few clusters (entropy of their mean {spread:.2f}, of the labels "
                 f"{possible:.2f}) though the labels don't: the learning rate is too high, or the heads have collapsed"
             )
         if metrics["epoch"] > 1.0 and metrics["label_accuracy"] < 2.0 * chance:
-            found.append(
+            symptoms.append(
                 f"the network can't predict the labels after {metrics['epoch']:.1f} epochs (accuracy "
                 f"{metrics['label_accuracy']:.2%}, chance {chance:.2%}; loss {metrics['loss']:.3f}, "
                 f"ln K = {math.log(self.config.num_clusters):.3f}): they are as good as random. Raise "
                 f"`optim.learning_rate`, make the views milder or lower `num_clusters`"
             )
-        return found
+        return symptoms

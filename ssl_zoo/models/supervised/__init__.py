@@ -1,4 +1,4 @@
-"""Supervised: plain cross-entropy on known labels, whether people gave them or a model."""
+"""Supervised: cross-entropy on known labels, given by people or by another model."""
 
 from ssl_zoo.models.registry import Method, lazy_classes
 

@@ -14,8 +14,8 @@ __all__ = ["SupervisedConfig"]
 class SupervisedConfig(SSLConfig):
     """Supervised: cross-entropy on given labels, as in SeLa's label transfer (https://huggingface.co/papers/1911.05371).
 
-    With the data's own labels it is the baseline of the methods without them. With `data.label_table` the labels are
-    those that another model found, which is SeLa's label transfer.
+    With the labels of the data it is the baseline for methods without labels. With `data.label_table` it learns the
+    labels that another model assigned, which is SeLa's label transfer.
 
     Args:
         num_supervised_classes (`int`): classes that the labels name; filled in from the training data or its table of
@@ -35,7 +35,7 @@ class SupervisedConfig(SSLConfig):
 
     @property
     def learns_from_labels(self) -> bool:
-        """Labels are all it learns from."""
+        """Always."""
         return True
 
     def fit_to_data(self, *, num_samples: int, num_classes: int | None, num_labelled: int | None) -> None:

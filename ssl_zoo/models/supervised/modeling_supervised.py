@@ -51,7 +51,7 @@ class SupervisedModel(SSLModel):
 
 
 class SupervisedForImageClassification(SSLForImageClassification):
-    """Backbone trained on labels with another linear classifier; the one it was trained with is the pretraining's."""
+    """Backbone trained on labels, with a new linear classifier; the trained one is in the pretraining model."""
 
     config_class = SupervisedConfig
 
@@ -108,8 +108,8 @@ class SupervisedForPreTraining(SSLForPreTraining):
         first = logits[0].detach().float()
         right = (first.argmax(dim=-1) == known_labels) & known
         counts = all_reduce_sum_(torch.stack([known.sum(), right.sum(), known_labels.new_tensor(len(known))]).float())
-        # Processes may have unlike numbers of labelled images. Their average, which is what DDP takes, is then the
-        # mean over the labelled images of all of them.
+        # Processes may have different numbers of labelled images. DDP averages over processes: with this weight the
+        # average is the mean over the labelled images of all processes.
         loss = losses.sum() * world_size() / counts[0].clamp_min(1.0)
         output = SupervisedPreTrainingOutput(loss=loss, embeddings=embeddings[: len(views[0])])
         if diagnostics:
@@ -133,31 +133,19 @@ class SupervisedForPreTraining(SSLForPreTraining):
         logits = self.head(pooled_features(self.timm_model, pixel_values)[1])
         return torch.softmax(logits.float(), dim=-1).unsqueeze(1)
 
-    def pseudo_labels(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Predict each image's class.
-
-        Args:
-            pixel_values (`torch.Tensor` of shape `(batch, 3, height, width)`): Normalised images.
-
-        Returns:
-            Class ids and their probabilities, each of shape `(batch,)`.
-        """
-        confidence, labels = self.cluster_probabilities(pixel_values)[:, 0].max(dim=-1)
-        return labels, confidence
-
     def health(self, metrics: dict[str, float]) -> list[str]:
         """Recognise the ways in which supervised training fails; see `SSLForPreTraining.health`."""
         most = math.log(max(self.config.num_supervised_classes or 1, 2))
-        found = []
+        symptoms = []
         if metrics["labelled_share"] == 0:
-            found.append(
+            symptoms.append(
                 "no image of the step has a known label, so nothing was learned: see whether sample ids of "
                 "`data.label_table` are those of the data, or label more images (`data.labelled_share`)"
             )
         elif metrics["epoch"] > 1.0 and metrics["prediction_entropy"] > 0.98 * most:
-            found.append(
+            symptoms.append(
                 f"the network predicts all classes alike after {metrics['epoch']:.1f} epochs (entropy "
                 f"{metrics['prediction_entropy']:.2f} of ln C = {most:.2f}): raise `optim.learning_rate`, or see "
                 f"whether the labels belong to these images"
             )
-        return found
+        return symptoms

@@ -2,6 +2,7 @@
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -100,11 +101,8 @@ def test_writers_at_the_same_time_do_not_meet(tmp_path):
             partial.write_text(text * 1000)
             everyone.wait()
 
-    threads = [threading.Thread(target=write, args=(text,)) for text in "abcd"]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "abcd"))
     assert target.read_text() in {text * 1000 for text in "abcd"}
     assert names(tmp_path) == ["file"]
 

@@ -99,7 +99,7 @@ def our_step(inputs: Inputs, model: SearchOfMsf | SearchOfCmsf) -> Step:
     def step() -> dict[str, torch.Tensor]:
         ids, labels = inputs.batch(int(model.bank.position))
         predictions = inputs.predictions.clone().requires_grad_()
-        known = {"known_labels": labels} if model.learns_from_labels else {}
+        known = {"known_labels": labels} if model.config.learns_from_labels else {}
         # Each step is the first one, for which the visit is that of the bank.
         output = model([inputs.targets, predictions], sample_ids=ids, labels=labels, diagnostics=False, **known)
         found = outcome(output.loss, predictions, model.bank.embeddings)

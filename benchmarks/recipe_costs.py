@@ -106,7 +106,7 @@ def step_inputs(
     ids = torch.arange(batch)
     inputs: dict[str, Any] = {"views": [torch.randn(batch, 3, size, size) for size in pixels], "sample_ids": ids}
     inputs["labels"] = ids % 1000
-    if model.learns_from_labels:
+    if model.config.learns_from_labels:
         inputs["known_labels"] = ids % 1000
     if model.config.support_size:
         inputs["support_views"] = torch.randn(support, 3, sizes[0], sizes[0])

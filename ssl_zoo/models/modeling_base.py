@@ -179,11 +179,6 @@ class SSLForPreTraining(SSLPreTrainedModel):
         probabilities: Any = self.cluster_probabilities
         return lambda pixel_values: probabilities(pixel_values)[:, 0].max(dim=-1)[::-1]
 
-    @property
-    def learns_from_labels(self) -> bool:
-        """As the configuration says."""
-        return bool(self.config.learns_from_labels)
-
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Load the full model; in a published repository that is the subfolder that its `config.json` names."""

@@ -64,7 +64,7 @@ def _batch(step=0, batch=6, share=None):
 def _forward(model, batch, **options):
     return (
         model(**{name: value for name, value in batch.items() if name != "known_labels"}, **options)
-        if (not model.learns_from_labels)
+        if (not model.config.learns_from_labels)
         else model(**batch, **options)
     )
 

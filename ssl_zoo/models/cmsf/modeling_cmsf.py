@@ -165,7 +165,7 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
         constrained, candidates, is_constrained = self._constrained_neighbors(targets, local_rows, bank)
         distance = mean_neighbor_distance(predictions, stored.take(constrained.rows), constrained.found)
         plain = None
-        if self.learns_from_labels:
+        if self.config.learns_from_labels:
             output.loss = constrained_mean_shift_loss(distance)
         else:
             plain = nearest_neighbors(targets, stored, k=k)
@@ -185,9 +185,9 @@ class CmsfForPreTraining(OnlineTargetForPreTraining):
         config = self.config
         if len(views) < 2:
             raise ValueError(f"CMSF compares two views of an image: `views` must hold at least 2, got {len(views)}")
-        if self.learns_from_labels and known_labels is None:
+        if self.config.learns_from_labels and known_labels is None:
             raise ValueError(f"`supervision` is '{config.supervision}': `forward` needs `known_labels`")
-        if not self.learns_from_labels and (sample_ids is None or config.num_samples is None):
+        if not self.config.learns_from_labels and (sample_ids is None or config.num_samples is None):
             raise ValueError(
                 f"`supervision` is 'self': `forward` needs `sample_ids`, and the configuration `num_samples`, "
                 f"got {config.num_samples} (`config.fit_to_data` fills it in before the model is built)"

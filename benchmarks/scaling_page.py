@@ -23,8 +23,8 @@ IMAGES = ROOT / "docs" / "images"
 _INTRODUCTION = """\
 # How cost grows
 
-Made by `python benchmarks/scaling_page.py` of what `python benchmarks/scaling.py` and `python
-benchmarks/gpu_estimate.py` have left in [benchmarks/results](../benchmarks/results). The first two parts were
+Made by `python benchmarks/scaling_page.py` from the results of `python benchmarks/scaling.py` and `python
+benchmarks/gpu_estimate.py` in [benchmarks/results](../benchmarks/results). The first two parts were
 **measured** on {cores} cores of an {processor} ({threads} threads, {date}). The third is a **model** and the fourth an
 **estimate**: this project has no GPU.
 """

@@ -354,13 +354,13 @@ WITHOUT: dict[str, Callable[[Case], None]] = {
     '`timm.create_model("hf-hub:...")`': timm_model,
     "timm, `features_only=True`": timm_features_only,
     "`TimmWrapperModel`": timm_wrapper,
-    "`trust_remote_code=True`, no `ssl_zoo`": remote_code,  # the last: it makes `alexnet_bn` known to timm
+    "`trust_remote_code=True`, no `ssl_zoo`": remote_code,  # the last: it registers `alexnet_bn` with timm
 }
 """Way to load -> check, for processes with and without `ssl_zoo`."""
 
 STEM, ALEXNET, SEMI = "3x3 stem", "alexnet_bn", "CMSF semi"
 _NO_STEM = "timm's ResNets have no 3x3 stem without max-pool: such weights load through `ssl_zoo` or remote code"
-_NO_ALEXNET = "timm doesn't know `alexnet_bn` by itself; `import ssl_zoo.nn.backbone` tells it"
+_NO_ALEXNET = "timm doesn't have `alexnet_bn`; `import ssl_zoo.nn.backbone` registers it"
 LIMITS: dict[tuple[str, str], tuple[str, str]] = {
     **{(way, STEM): ("RuntimeError.*(conv1.weight|mismatched)", _NO_STEM) for way in list(WITHOUT)[:3]},
     **{(way, ALEXNET): ("Unknown model|not supported", _NO_ALEXNET) for way in list(WITHOUT)[:3]},

@@ -45,8 +45,8 @@ INTRODUCTION = """# Ways to load a published model
 
 A repository that `recipes/publish.py` made loads in all these ways. A column is a model: a tiny residual network of
 each method of the zoo, and two backbones that timm doesn't have. They are trained for a few steps, exported, and put
-on a local server that speaks the Hub's protocol; then a new process loads them. `yes`: what was loaded computes the
-numbers of the model that was published. `no`: it ends with an error, and why is said below. `-`: not tried.
+on a local server that speaks the Hub's protocol; then a new process loads them. `yes`: the loaded model computes
+the same numbers as the published one. `no`: it ends with an error, and the note says why. `-`: not tried.
 
 This page is made by its test: `python -m tests.hub.test_loading_matrix`.
 """
@@ -58,11 +58,11 @@ depend on where weights lie in memory: `last_hidden_state` and `pooler_output` o
 - `AutoModelForPreTraining`: every published tensor, the features, pseudo-labels and their probabilities. Banks and
   tables aren't published; they begin empty, and an empty bank takes no memory before the first row is written to it.
 - `AutoModelForImageClassification`: logits are those of its classifier on the features. Without `num_labels` it
-  refuses to hand out a random classifier.
+  raises an error instead of returning a random classifier.
 - `AutoImageProcessor`: an image becomes what training made of it. The pipelines give that image's features, and the
   probabilities of a classifier that `save_pretrained` wrote.
 - `revision=`: a branch whose weights differ, of both the root and the pretraining model.
-- `dtype=`: features within 1 % (float16) and 5 % (bfloat16), running statistics as near, integers equal, banks empty.
+- `dtype=`: features within 1 % (float16) and 5 % (bfloat16), running statistics likewise, integers equal, banks empty.
   Images may stay in float32. The loss of a training step lies within 2 % and 10 %.
 - `torch.compile`: without graph breaks (`fullgraph=True`), to 1e-4, by the backend `aot_eager`, and by inductor where
   a row says so.
@@ -71,7 +71,7 @@ depend on where weights lie in memory: `last_hidden_state` and `pooler_output` o
 - Gradient checkpointing: `model.gradient_checkpointing_enable()` for features and for pretraining. Loss, gradients and
   running statistics are those without it, bit for bit, and less is kept for the backward pass. timm recomputes all
   blocks alike, so it takes no options.
-- Safetensors only: a pickle that would run code lies beside the weights and is left alone; where there is nothing
+- Safetensors only: a pickle that would run code lies beside the weights and is not read; where there is nothing
   else, loading is refused, also with `use_safetensors=False`.
 - `features_only=True`: the maps of all stages.
 

@@ -2,7 +2,7 @@
 
 python benchmarks/all.py [NAME ...] [--quick]
 
-A benchmark that fails is named at the end, and doesn't stop the others. Give the machine to this alone.
+A benchmark that fails is named at the end and doesn't stop the others. Run nothing else on the machine meanwhile.
 """
 
 import argparse

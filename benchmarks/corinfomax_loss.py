@@ -5,9 +5,9 @@ python benchmarks/corinfomax_loss.py [--quick]
 Ours is the real model's `forward`, gradient and `update_state`, with projections handed in instead of images. The
 rival is the plain form of the authors' published algorithm, written here: means and covariances of each view,
 log-determinants by `torch.logdet` in float64, gradient by autograd. The batch is the ImageNet recipe's. The 8192 of
-that recipe is the width of the projector's hidden layers: a row has loss and projector together, where the projector
-is nearly all of the time for both. Another has projections four times as wide, which no recipe has.
-Equal: loss and gradient of two steps, of which the second has a past.
+that recipe is the width of the projector's hidden layers. One row measures loss and projector together, where the
+projector takes nearly all of the time of both. Another row has projections four times as wide, which no recipe has.
+Equal: loss and gradient of two steps; the second starts from the statistics of the first.
 """
 
 import argparse
@@ -34,14 +34,14 @@ Step = Callable[[], tuple[torch.Tensor, list[torch.Tensor]]]
 
 
 class LossOfCorinfomax(ssl_zoo.CorinfomaxForPreTraining):
-    """CorInfoMax without a backbone, and with the head that is put in: the views are what goes into it."""
+    """CorInfoMax without a backbone and with a given head, whose inputs are the views."""
 
     def _project(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         return images, self.projector(images)
 
 
 def our_step(views: list[torch.Tensor], width: int, head: nn.Module) -> Step:
-    """A step of ours; the model keeps its past."""
+    """A step of ours; the model keeps its running statistics."""
     model = LossOfCorinfomax(ssl_zoo.CorinfomaxConfig(**TINY, projection_features=width)).train()
     model.projector = head
 
@@ -78,7 +78,7 @@ def plain_step(views: list[torch.Tensor], width: int, head: nn.Module) -> Step:
 
 
 def both(views: list[torch.Tensor], width: int, head: nn.Module | None = None) -> dict[str, Any]:
-    """Arguments of `Report.pair`, once both agree on a first step. Without a head the views are the projections."""
+    """Arguments of `Report.pair`, after both agreed on a first step. Without a head the views are the projections."""
     head = nn.Identity() if head is None else head
     ours, plain = our_step(views, width, head), plain_step(views, width, head)
     check(ours(), {"plain form": plain()})

@@ -2,13 +2,13 @@
 
 Ours is `accelerate launch recipes/train.py recipes/mira/cifar10_small_cpu.yaml` on CIFAR-10 as JPEG files: reading,
 decoding, augmentation in a worker, training, logging. Images per second are those that the run itself logs, from its
-second line on (the first has the start-up in it), with one process of all threads and with one process a thread.
+second line on (the first includes the start-up), with one process of all threads and with one process per thread.
 
-The rival, and the limit, is the training step alone: `ssl_zoo.training.loop.train_step` with the same recipe, over and
-over on one batch that lies ready in memory, in a process of its own, which has all cores to itself. In a run, decoding
-and augmentation need the same cores: the note says how much of their time.
+The rival, and the limit, is the training step alone: `ssl_zoo.training.loop.train_step` with the same recipe, repeated
+on one batch in memory, in a process of its own that has all cores to itself. In a run, decoding and augmentation need
+the same cores: the note says how much of their time.
 
-That all do the same work is checked by what the runs log: the images seen, and a loss that has fallen alike.
+The logs of the runs show that all do the same work: they have the same images seen and similar losses.
 """
 
 import argparse
@@ -30,12 +30,12 @@ from training_step import Elsewhere
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "recipes" / "mira" / "cifar10_small_cpu.yaml"
-SKIPPED = 2  # logged lines: step 1, and the one that has the start-up of the workers in it
+SKIPPED = 2  # logged lines: step 1, and the one that includes the start-up of the workers
 STEP_ALONE = "training step alone"
 
 
 def main() -> None:
-    """Launch the runs in turns with the step alone."""
+    """Launch the runs and the step alone in turns."""
     options = arguments(__doc__, _add_options)
     if not options.data.exists():
         sys.exit(f"no images at '{options.data}': pass --data with a folder of CIFAR-10 in parquet or image files")
@@ -44,7 +44,7 @@ def main() -> None:
     steps = log_every * lines
     changes = [f"data.path={options.data}", "train.trackers=[]", "train.knn_every_epochs=null"]
     changes += [f"train.log_every_steps={log_every}", f"train.max_steps={steps}"]
-    # One process with all threads, and one process a thread; both by the launcher's own settings.
+    # One process with all threads, and one process per thread, both by the launcher's own settings.
     launches = {options.threads: ("cpu_2_processes.yaml", 1)} if options.threads > 1 else {}
     launches = {1: ("cpu.yaml", options.threads), **launches}
     alone: list[float] = []
@@ -156,7 +156,7 @@ def _step_seconds(lines: Sequence[dict[str, float]]) -> float:
 
 
 def _same_work(runs: dict[int, list[list[dict[str, float]]]], steps: int) -> str:
-    """Check that all runs saw as many images and learned alike."""
+    """Check that all runs saw the same number of images and ended at similar losses."""
     last = [_losses(lines)[-1] for of_number in runs.values() for lines in of_number]
     seen, losses = {line["images_seen"] for line in last}, [line["loss"] for line in last]
     if len(seen) != 1 or {line["step"] for line in last} != {steps}:

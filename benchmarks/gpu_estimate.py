@@ -3,9 +3,9 @@
 python benchmarks/gpu_estimate.py [--quick]
 
 The operations of a step are counted by torch while the real model takes one on this CPU (all networks, views and
-heads, forward and backward), and divided by those of a supervised ResNet-50's step, of which NVIDIA has published the
-images/s. What isn't such arithmetic is added: searching a bank, and SeLa's passes over the data. The estimate is then
-held against what papers state. benchmarks/scaling_page.py makes a table of it in docs/scaling.md.
+heads, forward and backward), and divided by those of a supervised ResNet-50's step, for which NVIDIA has published
+images/s. Searching a bank and SeLa's passes over the data are added. The estimate is then compared with what papers
+state. benchmarks/scaling_page.py makes the table in docs/scaling.md from it.
 """
 
 from pathlib import Path
@@ -30,7 +30,7 @@ CMSF_TABLE_3 = {"cmsf/imagenet1k_resnet50_200ep_semi10": 40e17, "paws/imagenet1k
 def search_seconds(recipe: Recipe, machine: Machine) -> float:
     """Seconds that a step spends in the bank, on each of eight GPUs: float32 products, or reading the bank once.
 
-    CMSF looks twice: at the nearest of all and at those within the constraint.
+    CMSF searches twice: for the nearest of all and for those within the constraint.
     """
     bank = recipe.model.get("bank_size")
     if bank is None:
@@ -70,7 +70,7 @@ def estimate(path: Path, flops: float, supervised: float) -> dict[str, Any]:
 
 
 def compare_with_papers(flops: dict[str, float], supervised: float) -> list[dict[str, Any]]:
-    """The same arithmetic for what papers have stated; without a count of their recipe there is no row."""
+    """The same arithmetic for what papers state; a paper whose recipe wasn't counted has no row."""
     rows = []
     for name, stated in CMSF_TABLE_3.items():
         if name in flops:

@@ -12,7 +12,7 @@ GPUS_PER_NODE = 8
 
 @dataclass(frozen=True)
 class Machine:
-    """A node of eight GPUs, in many of which a run may spread.
+    """A node of eight GPUs; a run may use many of them.
 
     Attributes:
         name: As on the page.
@@ -21,7 +21,7 @@ class Machine:
         network_bytes: Bytes/s that a node sends to others: its eight network cards together, one direction.
         float32_flops: Peak float32 operations/s of one GPU, without its tensor cores.
         memory_bytes: Bytes/s of one GPU's memory.
-        sources: Where these numbers stand.
+        sources: Where these numbers were published.
     """
 
     name: str
@@ -112,7 +112,7 @@ def collective_seconds(kind: str, num_bytes: float, processes: int, machine: Mac
         kind: See [`ring_bytes_factor`].
         num_bytes: Of the tensor; of an all-gather, of one process's part.
         processes: GPUs, a multiple of 8 or fewer than 8.
-        machine: What they are and hang on.
+        machine: The GPUs and their links.
     """
     if processes == 1:
         return 0.0

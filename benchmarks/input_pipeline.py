@@ -41,7 +41,7 @@ from ssl_zoo.training.processes import create_accelerator
 
 
 BATCH = 24
-TOLERANCE = 2.0  # mean absolute difference of a view, of 255
+TOLERANCE = 2.0  # mean absolute difference of a view, in units of 1/255
 CIFAR_VIEWS = ViewsConfig(
     global_size=32,
     global_scale=[0.3, 1.0],
@@ -74,7 +74,7 @@ def options() -> argparse.Namespace:
 
 
 def encoded_images(path: str | None, number: int, *, flag: str) -> list[bytes]:
-    """The bytes of so many images, in turn if there are fewer."""
+    """The bytes of a number of images, repeated in turn if there are fewer."""
     if path is None:
         raise SystemExit(f"There are no images to measure with: name a data set of JPEGs with {flag}")
     try:
@@ -96,7 +96,7 @@ def batches(images: list[bytes]) -> Iterator[list[bytes]]:
 
 
 def ours(images: list[bytes], transform: MultiView) -> Views:
-    """What a worker and `Session.to_device` do; as in training, a batch is gone when the next one comes."""
+    """What a worker and `Session.to_device` do; as in training, a batch is freed before the next one comes."""
     made: Views = []
     for number, batch in enumerate(batches(images)):
         samples = [transform.read(image, random.Random(f"{number}/{index}")) for index, image in enumerate(batch)]
@@ -187,7 +187,7 @@ def decode_and_crop(images: list[bytes], config: ViewsConfig) -> None:
 
 
 def largest_difference_of_a_view(images: list[bytes], config: ViewsConfig) -> tuple[float, float]:
-    """Mean and largest of the views' mean differences from torchvision's for the same draws, of 255."""
+    """Mean and maximum over the views of the mean difference from torchvision's for the same draws, of 255."""
     fast = MultiView(config)
     reference = MultiView(ViewsConfig(**{**vars(config), "backend": "reference"}))
     differences = []
@@ -198,7 +198,7 @@ def largest_difference_of_a_view(images: list[bytes], config: ViewsConfig) -> tu
 
 
 def check(own: Views, theirs: dict[str, Views], *, images: list[bytes], config: ViewsConfig) -> str:
-    """Whether all made the same kind of batches, and ours the same views as torchvision."""
+    """Check that all made the same kind of batches, and that ours has the same views as torchvision."""
     mean, most = largest_difference_of_a_view(images, config)
     if mean > TOLERANCE:
         raise Mismatch(f"for the same draws our views differ from torchvision's by {mean:.2f}/255 on average")

@@ -1,13 +1,13 @@
 """k-NN: how fast, and with how much memory, are 10,000 queries classified by a bank of 50,000 rows?
 
     python benchmarks/knn.py               # bank 50,000 x 512, k 200, 10 and 1,000 classes
-    python benchmarks/knn.py --imagenet    # also 1.28 M x 2048, half precision, in a file (5.3 GB, deleted again)
+    python benchmarks/knn.py --imagenet    # also 1.28 M x 2048, half precision, in a file (5.3 GB, deleted afterwards)
 
 Rivals: lightly's `knn_predict`, called as lightly's own evaluation does (rows made unit vectors, the bank transposed
 once, batches of 256 queries), and faiss' `IndexFlatIP` with votes counted by numpy. All get features as a model gives
-them, not of length 1. Checked: all predict the same class, but for queries whose two best classes have as many votes
-to rounding, and the similarities of the k nearest have the same sum. The limit is the float32 product of queries and
-bank. `--threads 1` shows one core.
+them, not normalised. Checked: all predict the same class, except for queries whose two best classes have equal votes
+up to rounding, and the similarities of the k nearest have the same sum. The limit is the float32 product of queries
+and bank. `--threads 1` shows one core.
 
 Features look like trained ones: each class has a centre and the rows scatter about it, both in 128 directions of
 falling variance; a random linear map and a ReLU make 512 features that are not negative and share a mean.
@@ -44,7 +44,7 @@ def clustered_features(
     Args:
         num_rows: Bank and queries together.
         num_classes: Classes, all equally likely.
-        spread: Standard deviation within a class by that of the centres.
+        spread: Standard deviation within a class, divided by that of the centres.
         seed: Of everything.
     """
     generator = torch.Generator().manual_seed(seed)
@@ -161,7 +161,7 @@ class AnonymousMemory(threading.Thread):
             self.peak = max(self.peak, self.read())
 
     def stop(self) -> int:
-        """End; returns the peak in bytes beyond the start."""
+        """Stop sampling; returns the peak in bytes beyond the start."""
         self._done.set()
         self.join()
         return max(self.peak, self.read()) - self.start_bytes
@@ -180,7 +180,7 @@ def write_features(path: Path, labels: np.ndarray, centres: np.ndarray) -> None:
 
 
 def measure_imagenet(report: Report, options: argparse.Namespace) -> None:
-    """A bank of ImageNet's size that stays in its file; no rival holds it in that little memory."""
+    """A bank of ImageNet's size that stays in its file; no rival can search it in so little memory."""
     num_rows, num_queries = (IMAGENET // 50, 256) if options.quick else (IMAGENET, 3000)
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((1000, 2048), np.float32)
@@ -211,7 +211,7 @@ def measure_imagenet(report: Report, options: argparse.Namespace) -> None:
 
 
 def own_options(parser: argparse.ArgumentParser) -> None:
-    """What only this benchmark takes."""
+    """Options of this benchmark alone."""
     parser.add_argument("--imagenet", action="store_true", help="also a bank of ImageNet's size (5.3 GB of disk)")
     parser.add_argument("--folder", help="where the temporary folder for --imagenet is made")
 

@@ -2,11 +2,11 @@
 
 python benchmarks/mean_shift_step.py [--quick]
 
-Ours is the real model's `forward`, gradient and `update_state`, with networks that hand on what they are given (and a
+Ours is the real model's `forward`, gradient and `update_state`, with networks that return their inputs (and a
 tiny backbone for the moving average). Rivals: the plain form of the authors' published algorithm, written here
 (distances of targets and of predictions to a copy of the whole bank, top-k, gather; for CMSF a mask, or a second bank
 and a third matrix), and lightly's `NNMemoryBankModule`, which finds the one nearest neighbour.
-Equal: the loss, the gradient, which tells by whom the neighbours are, and the bank afterwards.
+Equal: the loss, the gradient, which depends on which neighbours were found, and the bank afterwards.
 """
 
 import argparse
@@ -82,7 +82,7 @@ class Inputs:
 
 
 def outcome(loss: torch.Tensor, predictions: torch.Tensor, bank: torch.Tensor) -> dict[str, torch.Tensor]:
-    """What a step has to give; the bank as it stands, without a copy."""
+    """What a step returns; the bank itself, without a copy."""
     (gradient,) = torch.autograd.grad(loss, predictions)
     return {"loss": loss.detach(), "gradient": gradient, "bank": bank}
 
@@ -150,7 +150,7 @@ def check(ours: dict[str, torch.Tensor], theirs: dict[str, dict[str, torch.Tenso
 
 
 def nearest_one(inputs: Inputs) -> tuple[Callable[[], Any], dict[str, Callable[[], Any]]]:
-    """What lightly's bank does, by ours and by lightly's: the nearest neighbour of each target, then the update."""
+    """The work of lightly's bank by ours and by lightly's: the nearest neighbour of each target, then the update."""
     bank = MemoryBank(len(inputs.embeddings), inputs.embeddings.shape[1])
     bank.write_(embeddings=inputs.embeddings, labels=inputs.labels, sample_ids=inputs.ids)
     targets = F.normalize(inputs.targets, dim=1)

@@ -3,9 +3,9 @@
 Rival: the plain form of the authors' algorithm, elementwise passes over the (batch, prototypes) matrix, 30 iterations
 (https://huggingface.co/papers/2211.02284). Equality: every assignment within 1e-5 of the rival's, for one view.
 
-Scores: cosines of 256 numbers, as of a trained projector. Prototypes are random directions; a sample is a prototype,
-drawn with unequal frequencies (~ rank^-0.5), plus noise as long as it; so a sample's own prototype has a cosine near
-0.7 and the others' spread by 1/16.
+Scores: cosines of vectors of 256 numbers, like those of a trained projector. Prototypes are random directions; a
+sample is a prototype, drawn with unequal frequencies (~ rank^-0.5), plus noise of the same length. So a sample's own
+prototype has a cosine near 0.7, and those of the others have a standard deviation of 1/16.
 
     python benchmarks/mira_assignment.py [--quick]
 """

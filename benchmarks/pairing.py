@@ -1,7 +1,7 @@
 """What all benchmarks share: ours and its rivals on the same work, checked, in turns, as medians and paired ratios.
 
-Every file beside this one that measures is run alone, `python benchmarks/NAME.py [--quick]`, or with all others by
-`make bench`, and leaves its numbers in benchmarks/results/NAME.json, of which benchmarks/render.py makes
+Every file beside this one that measures runs alone, `python benchmarks/NAME.py [--quick]`, or with all others by
+`make bench`, and writes its numbers to benchmarks/results/NAME.json, from which benchmarks/render.py makes
 docs/benchmarks.md.
 """
 
@@ -32,7 +32,7 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 class Mismatch(AssertionError):
-    """Ours and a rival don't compute the same thing, so that comparing their speed would mean nothing."""
+    """Ours and a rival don't compute the same thing, so comparing their speed would mean nothing."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Row:
         aims: Smallest ratio rival / ours that is wanted, by the rival's name; `"limit"`: smallest limit / ours.
         limit: See [`Limit`].
         peak_bytes: Memory beyond the start at the peak, by name (`"ours"` or a rival's).
-        count, unit: How many of what the work holds, for rates (`256`, `"images"`).
+        count, unit: How many items the work holds and what they are, for rates (`256`, `"images"`).
     """
 
     work: str
@@ -74,7 +74,7 @@ class Row:
     unit: str = ""
 
     def ratios(self, rival: str) -> list[float]:
-        """Rival's time / ours, repeat by repeat, so that a slow moment of the machine hits both."""
+        """Rival's time / ours, repeat by repeat, so that a slow moment of the machine affects both."""
         return [theirs / own for theirs, own in zip(self.rivals[rival], self.ours, strict=True)]
 
     def share_of_limit(self) -> float | None:
@@ -92,7 +92,7 @@ class Row:
 def arguments(
     description: str | None, add: Callable[[argparse.ArgumentParser], None] = lambda parser: None
 ) -> argparse.Namespace:
-    """Read the command line, and give torch its threads.
+    """Read the command line, and set the number of torch's threads.
 
     Args:
         description: The benchmark's docstring.
@@ -116,7 +116,7 @@ class Report:
 
     Args:
         name: Of the benchmark: its file without `.py`.
-        question: One sentence: what is asked.
+        question: The question that it answers, one sentence.
         options: From [`arguments`].
     """
 
@@ -165,7 +165,7 @@ class Report:
         number = self._options.repeats or (min(repeats, 3) if self._options.quick else repeats)
         for repeat in range(number):
             self._progress(f"{work}: {repeat + 1} of {number}")
-            # Every other time in the opposite order: who comes first finds another cache than who comes second.
+            # Every other time in the opposite order: the first finds other cache contents than the second.
             for name in list(everyone)[:: 1 if repeat % 2 == 0 else -1]:
                 times[name].append(seconds(everyone[name]))
         own = times.pop("ours")
@@ -173,7 +173,7 @@ class Report:
         return self.add(row)
 
     def add(self, row: Row) -> Row:
-        """Take in a row that was measured elsewhere, such as by whole processes."""
+        """Add a row that was measured elsewhere, such as by whole processes."""
         self.rows.append(row)
         self._progress("")
         for line in row_lines(row):
@@ -181,7 +181,7 @@ class Report:
         return row
 
     def note(self, text: str) -> None:
-        """Say something under the table."""
+        """Add a paragraph below the table."""
         self.notes.append(text)
         print(text, flush=True)
 
@@ -208,7 +208,7 @@ def save(name: str, content: dict[str, Any], options: argparse.Namespace) -> Non
     Args:
         name: Of the benchmark: its file without `.py`.
         content: The numbers.
-        options: From [`arguments`]. With `--quick` nothing is written but where `--out` says.
+        options: From [`arguments`]. With `--quick` only the file of `--out` is written.
     """
     out = options.out or (None if options.quick else RESULTS / f"{name}.json")
     if out is None:

@@ -51,7 +51,7 @@ def recipe_name(path: Path) -> str:
 
 @contextlib.contextmanager
 def recorded_collectives() -> Iterator[list[Collective]]:
-    """Note each collective that `ssl_zoo.functional.distributed` calls; they are carried out all the same."""
+    """Record each collective that `ssl_zoo.functional.distributed` calls, and carry it out."""
     calls: list[Collective] = []
     names = ("all_reduce", "all_gather", "all_gather_into_tensor", "broadcast")
     originals = {name: getattr(dist, name) for name in names}
@@ -85,7 +85,7 @@ def one_process_group(folder: str) -> Iterator[None]:
 
 
 def build(recipe: Recipe) -> SSLForPreTraining:
-    """The recipe's model, for fewer images than ImageNet has: that changes tables, not a step."""
+    """The recipe's model for fewer images than ImageNet has, which makes tables smaller and leaves a step as it is."""
     return build_model(recipe, num_samples=_NUM_SAMPLES, num_classes=1000, num_labelled=_NUM_SAMPLES // 4).train()
 
 
@@ -115,7 +115,7 @@ def step_inputs(
 
 
 def processes_of(recipe: Recipe) -> int:
-    """As many as the recipe was written for: 8 when it doesn't say how many images each takes."""
+    """Number of processes that the recipe was written for; 8 if it doesn't say how many images each takes."""
     micro = recipe.train.micro_batch_size
     return recipe.train.global_batch_size // micro if micro else 8
 

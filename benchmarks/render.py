@@ -1,4 +1,4 @@
-"""Make docs/benchmarks.md of the numbers in benchmarks/results/: python benchmarks/render.py [--check]."""
+"""Make docs/benchmarks.md from the numbers in benchmarks/results/: python benchmarks/render.py [--check]."""
 
 import argparse
 import json
@@ -40,16 +40,16 @@ ORDER = (
 INTRODUCTION = """\
 # Benchmarks
 
-Made by `make bench` from the numbers in [benchmarks/results](../benchmarks/results), each table by the command below it,
-on {machine}.
+Made by `make bench` from the numbers in [benchmarks/results](../benchmarks/results), each table by the command
+below it, on {machine}.
 
 Before anything is timed, ours and the rival are run once and their results compared (*same result*): the comparison
 stops the benchmark if they don't compute the same thing. Then they take turns, in alternating order, in one process
-(or in processes of their own, where the text says so). *Time* is the median; *rival / ours* is the median of the ratios of
-neighbouring runs, with the smallest and the largest in brackets, so that a slow moment of a shared machine affects both.
-*Of the limit* is the time that the machine needs at least, divided by ours: the limit counts the operations or bytes
-that the work needs at least, and divides them by the rate that the same run measured. ✗ marks an aim that was
-missed; the text below such a table says why. Memory is the resident peak beyond the start.
+(or in processes of their own, where the text says so). *Time* is the median; *rival / ours* is the median of the
+ratios of neighbouring runs, with the smallest and the largest in brackets, so that a slow moment of a shared machine
+affects both. *Of the limit* is the time that the machine needs at least, divided by ours: the limit counts the
+operations or bytes that the work can't do without, and divides them by the rate that the same run measured. ✗ marks
+an aim that was missed; the text below such a table says why. Memory is the resident peak beyond the start.
 
 How time and memory grow with the sizes is on [another page](scaling.md). No number here is from a GPU:
 [what was tested without one](gpu.md).

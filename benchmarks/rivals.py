@@ -5,8 +5,8 @@ python benchmarks/rivals.py swav recipes/mira/cifar10_small_cpu.yaml OUTPUT_DIR 
 python recipes/evaluate.py OUTPUT_DIR/model --data ... --output OUTPUT_DIR
 
 Heads, losses and the moving average are lightly's own modules, put together as its documentation does; images, views,
-backbone, batch, optimiser and schedule are the recipe's, so that a difference is the method's. lightly's own benchmark
-trains SwAV by Adam (1e-3, weight decay 1e-6): `--adam` does that. The backbone is saved in timm's layout.
+backbone, batch, optimiser and schedule are the recipe's, so that only the method differs. lightly's own benchmark
+trains SwAV with Adam (1e-3, weight decay 1e-6): `--adam` does that. The backbone is saved in timm's layout.
 """
 
 import argparse
@@ -61,7 +61,7 @@ class LightlySwav(nn.Module):
 
 
 class LightlyByol(nn.Module):
-    """BYOL of lightly: a moving average of the network is predicted from the other view."""
+    """BYOL of lightly: predicts what a moving average of the network makes of the other view."""
 
     def __init__(self, backbone: nn.Module, momentum: float) -> None:
         super().__init__()

@@ -8,7 +8,7 @@ python benchmarks/scaling.py [--quick]
 3. What one training step of each method's recipe for ImageNet sends, counted call by call while the real model takes
    the step, and from that a MODEL of what it costs on 8 to 1,024 GPUs (see gpu_facts.py).
 
-benchmarks/scaling_page.py makes docs/scaling.md of the numbers.
+benchmarks/scaling_page.py makes docs/scaling.md from the numbers.
 """
 
 import functools
@@ -63,7 +63,7 @@ class Curve:
         fixed: What doesn't.
         sizes: From small to large; the first four are what `--quick` measures.
         make: From a size to the work, which may return `{"per": number of iterations}`.
-        time, memory: Exponents that the algorithm's operations and arrays say; `None` for no claim.
+        time, memory: Exponents that follow from the algorithm's operations and arrays; `None` for no claim.
         why: Where they come from.
     """
 
@@ -95,7 +95,7 @@ def _solve(rows: int, num_clusters: int) -> Callable[[], dict[str, Any]]:
 
     def work() -> dict[str, Any]:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that it isn't finished: a fixed number of iterations is what is timed
+            warnings.simplefilter("ignore")  # that it didn't converge: a fixed number of iterations is timed
             solution = sinkhorn_solve(scores, strength=25.0, tolerance=1e-9, max_iters=20)
         return {"per": solution.num_iters}
 
@@ -257,7 +257,7 @@ def measure_curves(*, quick: bool, repeats: int, threads: int) -> list[dict[str,
         sizes = list(curve.sizes[:4] if quick else curve.sizes)
         points = [in_own_process(measure_point, name, size, sizes[0], repeats, threads) for size in sizes]
         medians = [statistics.median(point["seconds"]) for point in points]
-        peaks = [max(point["peak_bytes"], 2**20) for point in points]  # below a page or two nothing can be told
+        peaks = [max(point["peak_bytes"], 2**20) for point in points]  # less than a page or two can't be measured
         fields = ("title", "variable", "fixed", "time", "memory", "why")
         entry = {"name": name, **{field: getattr(curve, field) for field in fields}, "points": points}
         entry |= {"time_exponent": slope(sizes, medians), "memory_exponent": slope(sizes, peaks)}

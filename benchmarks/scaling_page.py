@@ -1,4 +1,4 @@
-"""Make docs/scaling.md and its pictures of benchmarks/results/{scaling,gpu_estimate}.json.
+"""Make docs/scaling.md and its pictures from benchmarks/results/{scaling,gpu_estimate}.json.
 
 python benchmarks/scaling_page.py
 

@@ -3,8 +3,8 @@
 There is no rival: the plain form needs 31 GB for p^25 in float64. Scores of one head, 1,281,167 x 3000 (see
 `HeadScores` in sela_solve.py; each row's largest is 0, as the method stores them), lie in a file of float16, which is
 written in pieces, memory-mapped, and deleted at the end. Checked: the error is below the authors' tolerance 0.1, and
-no cluster is far from N / K samples. Memory is sampled ten times a second: `RssAnon` is what the process has taken,
-`VmRSS` also counts the file's pages, which the system may take back.
+no cluster is far from N / K samples. Memory is sampled ten times a second: `RssAnon` is what the process has taken;
+`VmRSS` also counts the file's pages, which the system may drop.
 
     python benchmarks/sela_imagenet.py [--quick] [--rows 64000] [--folder /large/disk]
 """

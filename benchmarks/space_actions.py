@@ -1,9 +1,9 @@
 """How long does a visitor of the Space wait at 10,000 images, from the click to the changed screen?
 
 The page runs as a process of its own, and a real Chromium acts on it; a clock in this process runs from the action
-until what was on the screen has been replaced. Models, images and maps are prepared before; where an action asks for
-something that was never computed, such as the clusters at another temperature, each repeat asks for another. There is
-no rival: no other tool shows this. The aims are 2 s for each action and 3 s for the first page, on 2 cores.
+until the elements on the screen have been replaced. Models, images and maps are prepared before. Where an action asks
+for something that was never computed, such as the clusters at another temperature, each repeat asks for another one.
+There is no rival: no other tool shows this. The aims are 2 s for each action and 3 s for the first page, on 2 cores.
 
 The images are 10,000 of the embedded data set, rendered once, or those that `--data` names.
 """
@@ -83,7 +83,7 @@ def serving(options: argparse.Namespace) -> Iterator[tuple[str, str]]:
 
 
 class Visit:
-    """A browser that looks at the page.
+    """A browser that shows the page.
 
     Args:
         browser: Of Playwright.
@@ -110,7 +110,7 @@ class Visit:
         return time.perf_counter() - start
 
     def time(self, act: Act, number: int, replaced: str) -> float:
-        """Seconds until an action has put something else in the place of what is on the screen.
+        """Seconds until an action has replaced what is on the screen.
 
         Args:
             act: Takes the page and the number of the repeat.

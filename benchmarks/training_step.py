@@ -1,8 +1,8 @@
 """How many images a second does a whole training step take, for each method of ours?
 
-Ours is `ssl_zoo.training.loop.train_step` as `recipes/train.py` calls it, on views that lie ready in memory: transfer,
-forward passes, loss, backward pass, optimiser, moving average, bank. Diagnostics are off, as on all but every tenth
-step or so. It is compared with
+Ours is `ssl_zoo.training.loop.train_step` as `recipes/train.py` calls it, on views that are in memory: transfer,
+forward passes, loss, backward pass, optimiser, moving average, bank. Diagnostics are off, as on about nine of ten
+steps. It is compared with
 
 - the backbone alone, which is the limit: the forward and backward passes over the same views, and the forward passes
   of the averaged network where the method has one; no heads, no loss, no optimiser, nothing else. Same process, same
@@ -10,7 +10,7 @@ step or so. It is compared with
 - BYOL and SwAV of the `lightly` package, from its own heads, losses and moving average, with the loop of its examples,
   in a process of its own. Its BYOL starts from our weights and has our sizes: the number of parameters and the losses
   of the first three steps (so gradients, optimiser and moving average, too) must be equal. MIRA and SwAV differ by
-  design in what the network is to predict: parameters and the scores of all views must be equal. SwAV needs no
+  design in what the network predicts: parameters and the scores of all views must be equal. SwAV needs no
   averaged network, MIRA does; so there is a SwAV with a momentum network from lightly's parts, too, for equal work.
 """
 

@@ -1,13 +1,12 @@
-"""Does a training run care who made its views: torchvision, our fast backend, or the device?
+"""Does the backend that makes the views (torchvision, our fast one, or the device) change a training run?
 
     python benchmarks/view_backends.py [--quick] [--seeds N] [--epochs N] [--data FOLDER]
 
 The rival is the backend `reference`, which is torchvision itself. For every seed, the small CIFAR-10 recipe of MIRA
 (4 epochs by default, then k-NN) is trained once per backend, in turns, in processes of their own, as recipes/train.py
-does it.
-Runs of one seed have the same start, the same images in the same order and the same parameters of every view, and
-differ in nothing but who computes the pixels. Equality: the mean over seeds of the difference in k-NN accuracy, with
-its interval by Student's t; the benchmark stops if an interval doesn't hold 0.
+does it. Runs of one seed have the same start, the same images in the same order and the same parameters of every view,
+and differ only in the code that computes the pixels. Equality: the mean over seeds of the difference in k-NN accuracy,
+with its interval by Student's t; the benchmark stops if an interval doesn't contain 0.
 """
 
 import argparse
@@ -147,7 +146,7 @@ def main() -> None:
             f"there is no {data}: pass a copy of CIFAR-10 (images and labels that `data.path` can read) by --data"
         )
     seeds, epochs = (1, 0.04) if options.quick else (options.seeds, options.epochs)
-    question = "Does a training run care who makes its views?"
+    question = "Does the backend that makes the views change a training run?"
     report = Report("view_backends", question=question, options=options)
     runs: dict[str, list[Run]] = {backend: [] for backend in BACKENDS}
     for seed in range(seeds):

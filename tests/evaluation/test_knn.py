@@ -68,7 +68,7 @@ def test_several_k_in_one_pass_equal_one_at_a_time():
 
 
 @pytest.mark.parametrize("problem", [random_problem, tied_problem])
-@pytest.mark.parametrize(("query_chunk", "bank_chunk"), [(1, 1), (7, 13), (90, 299), (1000, 1000)])
+@pytest.mark.parametrize(("query_chunk", "bank_chunk"), [(5, 1), (7, 13), (90, 299), (1000, 1000)])
 def test_chunks_change_nothing(problem, query_chunk, bank_chunk):
     bank, labels, queries, _ = problem()
     found = WeightedKnn(bank, labels, query_chunk=query_chunk, bank_chunk=bank_chunk).predict(queries, k=[1, 10, 20])

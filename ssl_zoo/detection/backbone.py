@@ -19,14 +19,7 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class DetectionBackbone:
-    """A ResNet and how its images are normalised.
-
-    Attributes:
-        resnet (`timm.models.resnet.ResNet`): On the CPU.
-        mean: Of each channel, of pixels from 0 to 1.
-        std: Of each channel.
-        trained: Whether its weights are more than a random draw.
-    """
+    """A ResNet on the CPU, `mean` and `std` by channel of its pixels from 0 to 1, and whether it is pretrained."""
 
     resnet: ResNet
     mean: tuple[float, ...]

@@ -1,7 +1,7 @@
 """From the annotation of one image, as data sets store it, to boxes that can be trained on."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -65,12 +65,7 @@ class ImageBoxes:
 
 
 def to_corners(boxes: torch.Tensor, box_format: BoxFormat) -> torch.Tensor:
-    """Any format to left, top, right, bottom.
-
-    Args:
-        boxes (`torch.Tensor` of shape `(boxes, 4)`): In `box_format`.
-        box_format: See `ObjectFields`.
-    """
+    """Boxes of shape `(boxes, 4)` in a format of `ObjectFields` as left, top, right, bottom."""
     if box_format == "xyxy":
         return boxes
     return torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], dim=1)
@@ -123,19 +118,13 @@ def read_boxes(value: Any, fields: ObjectFields, *, width: int, height: int, num
     sides = boxes[:, 2:] - boxes[:, :2]
     keep = full.isfinite().all(dim=1) & (sides >= _SMALLEST_SIDE).all(dim=1)
     areas = sides.prod(dim=1) if "area" not in columns else _numbers(columns["area"], len(raw))
-    everything = ImageBoxes(
-        boxes.float(),
-        labels,
-        areas.float(),
-        _numbers(columns.get("iscrowd"), len(raw)) > 0,
-        _numbers(columns.get("difficult"), len(raw)) > 0,
-    )
-    kept = everything.select(keep)
+    iscrowd, difficult = (_numbers(columns.get(name), len(raw)) > 0 for name in ("iscrowd", "difficult"))
+    kept = ImageBoxes(boxes.float(), labels, areas.float(), iscrowd, difficult).select(keep)
     dropped = tuple(
         f"box {listed[index]} ({fields.box_format}) has no area inside an image of {width} x {height}"
         for index in (~keep).nonzero().flatten().tolist()
     )
-    return ImageBoxes(kept.boxes, kept.labels, kept.area, kept.iscrowd, kept.difficult, dropped, int(cut.sum()))
+    return replace(kept, dropped=dropped, num_cut=int(cut.sum()))
 
 
 def _as_columns(value: Any) -> dict[str, Sequence[Any]]:

@@ -78,11 +78,7 @@ def score_detections(table: DetectionTable, *, num_classes: int) -> DetectionSco
     if not bool(counted.any()):
         raise ValueError("the test images hold no box that counts, so there is no average precision")
     truth = [
-        {
-            **_annotation(number, row[:5], row[5]),
-            "area": _NEVER_COUNTED if row[8] else row[6],
-            "iscrowd": int(row[7]),
-        }
+        {**_annotation(number, row[:5], row[5]), "area": _NEVER_COUNTED if row[8] else row[6], "iscrowd": int(row[7])}
         for number, row in enumerate(table.truth.tolist(), start=1)
     ]
     detections = [

@@ -47,11 +47,7 @@ class DetectionConfig:
     seed: int = setting(0, "seed of the new layers, the order of the images, flips, sizes and samples")
 
     def __post_init__(self) -> None:
-        """Check every value.
-
-        Raises:
-            ValueError: Names the value and what is expected.
-        """
+        """Raise a `ValueError` that names the value and what is expected unless every value makes sense."""
         require_choices(self)
         for name in ("steps", "batch_size", "max_size", "rois_per_image"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
@@ -66,11 +62,7 @@ class DetectionConfig:
         require(fits, "anchor_sizes", "five for 'fpn', one a level", self.anchor_sizes)
 
     def learning_rate_at(self, step: int) -> float:
-        """Learning rate of one step: linear warm-up, then steps down.
-
-        Args:
-            step: Steps done before this one.
-        """
+        """Learning rate of the step after `step` others: linear warm-up, then steps down."""
         rate = self.learning_rate * self.decay_factor ** sum(step >= decay for decay in self.decay_steps)
         if step < self.warmup_steps:
             done = step / self.warmup_steps
@@ -88,10 +80,7 @@ PRESETS: dict[str, DetectionConfig] = {
     "voc": DetectionConfig(),
     # detectron2's 1x schedule with the image sizes of MoCo's coco_R_50_C4_2x.yaml: train2017 -> val2017.
     "coco": DetectionConfig(
-        steps=90_000,
-        decay_steps=(60_000, 80_000),
-        warmup_steps=1_000,
-        min_sizes=(640, 672, 704, 736, 768, 800),
+        steps=90_000, decay_steps=(60_000, 80_000), warmup_steps=1_000, min_sizes=(640, 672, 704, 736, 768, 800)
     ),
 }
 

@@ -59,7 +59,7 @@ def train_detector(
     run: Path,
     options: LoopOptions | None = None,
 ) -> FasterRCNN:
-    """Train all layers, from the run's last checkpoint if it has one.
+    """Train all layers, from the run's last checkpoint if it has one; the detector ends the same on all processes.
 
     Args:
         detector (`FasterRCNN`): From `build_detector`.
@@ -68,9 +68,6 @@ def train_detector(
         accelerator (`Accelerator`): Of this process.
         run (`Path`): The run's folder: `metrics.jsonl`, `checkpoints/`.
         options ([`LoopOptions`], *optional*): Speed and files.
-
-    Returns:
-        `FasterRCNN`: the trained detector on its device, the same on all processes.
 
     Raises:
         ValueError: The batch can't be split over the processes, or the loss became NaN.
@@ -161,16 +158,7 @@ def create_optimizer(detector: nn.Module, config: DetectionConfig) -> torch.opti
 
 
 def prepare_folder(run: Path, settings: dict[str, Any], *, create: bool) -> None:
-    """Create a run's folder, or check that the run in it has the same settings.
-
-    Args:
-        run (`Path`): The folder.
-        settings (`dict`): Plain data that defines the result.
-        create: Whether this process may write.
-
-    Raises:
-        ValueError: There is a run with other settings.
-    """
+    """Create a run's folder, if this process may, or raise a `ValueError` if a run with other settings is there."""
     path = run / _SETTINGS
     if path.exists():
         changed = differences(json.loads(path.read_text(encoding="utf-8")), settings)
@@ -200,13 +188,7 @@ def _split_batch(batch_size: int, num_processes: int, micro_batch_size: int | No
 def take_step(
     accelerator: Accelerator, model: nn.Module, optimizer: Any, batches: list[DetectionBatch]
 ) -> dict[str, float]:
-    """One step of the optimiser.
-
-    Args:
-        accelerator (`Accelerator`): Of this process.
-        model (`torch.nn.Module`): In training mode.
-        optimizer (`torch.optim.Optimizer`): Of its parameters.
-        batches (`list[DetectionBatch]`): This process's pieces of the step's batch, of equal size.
+    """One step of the optimiser on this process's pieces, of equal size, of the step's batch.
 
     Returns:
         `dict`: the four losses and their sum, `loss`: means over all pieces and processes.
@@ -215,10 +197,8 @@ def take_step(
     total: dict[str, torch.Tensor] = {}
     for number, batch in enumerate(batches, start=1):
         # Gradients travel between processes once a step.
-        waiting = accelerator.no_sync(model) if number < len(batches) else contextlib.nullcontext()
-        with waiting:
-            images, targets = _to_device(batch, accelerator.device)
-            losses = model(images, targets)
+        with accelerator.no_sync(model) if number < len(batches) else contextlib.nullcontext():
+            losses = model(*_to_device(batch, accelerator.device))
             loss = torch.stack(list(losses.values())).sum() / len(batches)
             accelerator.backward(loss)
         for name, value in {**losses, "loss": loss * len(batches)}.items():

@@ -5,7 +5,6 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ssl_zoo.data.batch import CorruptCounter
-from ssl_zoo.detection.boxes import ImageBoxes
 from ssl_zoo.detection.coco import DetectionTable
 from ssl_zoo.detection.source import DetectionSource
 from ssl_zoo.detection.stream import BoxCounter, DetectionStream
@@ -27,7 +26,7 @@ def detect_all(
     device: torch.device | str = "cpu",
     description: str = "detecting",
 ) -> DetectionTable:
-    """Detect the objects of every image and put them beside the true ones.
+    """Detect the objects of every image and put them beside the true ones; every process returns the whole table.
 
     Images go through one by one: the padding of a batch would make a box depend on its neighbours, and so on the
     number of processes.
@@ -39,9 +38,6 @@ def detect_all(
         max_corrupt_share: Corrupt rows are skipped and named in the log up to this share.
         device: Where the detector is.
         description: What the progress bar says.
-
-    Returns:
-        [`DetectionTable`]: the same on every process.
 
     Raises:
         DataError: Too many rows are corrupt, or the boxes can't be read.
@@ -68,8 +64,10 @@ def detect_all(
             for number, image, boxes in zip(batch.sample_ids.tolist(), batch.images, batch.boxes, strict=True):
                 output = detector([image.to(device).float() / 255])[0]
                 images.append([number, image.shape[2], image.shape[1]])
-                truth.append(_truth_rows(number, boxes))
-                detections.append(_detection_rows(number, output))
+                columns = [boxes.boxes, boxes.labels, boxes.area, boxes.iscrowd, boxes.difficult]
+                truth.append(_rows(number, columns))
+                # The detector's class 0 is the background.
+                detections.append(_rows(number, [output["boxes"], output["scores"], output["labels"] - 1]))
                 bar.update()
     detector.train(was_training)
     rows = torch.tensor(images, dtype=torch.float64).reshape(-1, 3)
@@ -80,19 +78,8 @@ def detect_all(
     return DetectionTable(gathered[0][order], *(part[part[:, 0].argsort(stable=True)] for part in gathered[1:]))
 
 
-def _truth_rows(number: int, boxes: ImageBoxes) -> torch.Tensor:
-    columns = [boxes.boxes, boxes.labels, boxes.area, boxes.iscrowd, boxes.difficult]
-    return _rows(number, len(boxes.boxes), columns)
-
-
-def _detection_rows(number: int, output: dict[str, torch.Tensor]) -> torch.Tensor:
-    # The detector's class 0 is the background.
-    columns = [output["boxes"], output["scores"], output["labels"] - 1]
-    return _rows(number, len(output["boxes"]), columns)
-
-
-def _rows(number: int, count: int, columns: list[torch.Tensor]) -> torch.Tensor:
-    parts = [column.detach().cpu().double().reshape(count, -1) for column in columns if count]
-    if not parts:
-        return torch.zeros(0, 1 + 4 + len(columns) - 1, dtype=torch.float64)
-    return torch.cat([torch.full((count, 1), float(number), dtype=torch.float64), *parts], dim=1)
+def _rows(number: int, columns: list[torch.Tensor]) -> torch.Tensor:
+    """Columns `(boxes, 4)`, `(boxes,)`, `(boxes,)`, ... side by side in float64, after one of the sample id."""
+    boxes, *others = (column.detach().cpu().double() for column in columns)
+    sample_ids = torch.full((len(boxes), 1), float(number), dtype=torch.float64)
+    return torch.cat([sample_ids, boxes.reshape(-1, 4), *(column.reshape(-1, 1) for column in others)], dim=1)

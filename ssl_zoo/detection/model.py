@@ -23,11 +23,7 @@ _FPN_CHANNELS = 256
 
 
 class C4Features(nn.Module):
-    """A ResNet up to layer3, stride 16.
-
-    Args:
-        resnet (`ResNet`): Its modules are used, not copied.
-    """
+    """A ResNet up to layer3, stride 16; its modules are used, not copied."""
 
     def __init__(self, resnet: ResNet) -> None:
         super().__init__()
@@ -65,12 +61,7 @@ class C4Head(nn.Module):
 
 
 def build_detector(
-    resnet: ResNet,
-    config: DetectionConfig,
-    *,
-    num_classes: int,
-    mean: Sequence[float],
-    std: Sequence[float],
+    resnet: ResNet, config: DetectionConfig, *, num_classes: int, mean: Sequence[float], std: Sequence[float]
 ) -> FasterRCNN:
     """Put a detector around a backbone.
 
@@ -80,9 +71,6 @@ def build_detector(
         num_classes: Without background, which becomes class 0.
         mean: Of the pixels from 0 to 1, by channel.
         std: Of the pixels, by channel.
-
-    Returns:
-        `FasterRCNN`: in training a function of images and targets to a dictionary of losses; else to boxes.
     """
     if config.norm == "frozen":
         _freeze_norms(resnet)

@@ -38,7 +38,7 @@ def make_results(
     seed: int,
     wall_seconds: float,
 ) -> list[Result]:
-    """One result for each number that exists.
+    """One result for each number that exists: `detection_ap`, `detection_ap50`, ..., `detection_voc_ap`, ...
 
     Args:
         scores ([`DetectionScores`]): Of the test images.
@@ -47,10 +47,6 @@ def make_results(
         data: From `describe_detection_data`.
         seed: Of the fine-tuning.
         wall_seconds: What training and measuring took.
-
-    Returns:
-        `list[Result]`: metrics `detection_ap`, `detection_ap50`, `detection_ap75`, by size where such objects exist,
-        and `detection_voc_...`.
     """
     provenance: dict[str, Any] = {"commit": commit(), "versions": versions(), "command": command()}
     return [
@@ -82,14 +78,7 @@ def render_scores(scores: DetectionScores) -> str:
 
 
 def draw_detections(path: Path, test: DetectionSource, table: DetectionTable, scores: DetectionScores) -> None:
-    """Save a picture of the first test images with their boxes.
-
-    Args:
-        path (`Path`): PNG file to write.
-        test ([`DetectionSource`]): The test images.
-        table ([`DetectionTable`]): Their detections.
-        scores ([`DetectionScores`]): Shown in the caption.
-    """
+    """Save a PNG picture of the first test images with their boxes; the caption shows the scores."""
     caption = (
         f"solid: found, with a score of 0.5 or more; dashed: annotated.  AP {100 * scores.ap:.1f}, "
         f"AP50 {100 * scores.ap50:.1f} on {len(table.images)} images"

@@ -98,7 +98,11 @@ def open_detection_source(
     """
     parts, all_names = [], []
     for config in configs:
-        features = _peek(config)
+        # The columns are needed before the rows are counted.
+        located = locate(
+            config.path, name=config.name, split=config.split, revision=config.revision, streaming=config.streaming
+        )
+        features = located.dataset.features or datasets.Features()
         if fields.objects not in features:
             raise DataError(
                 f"{config.path!r} has no column {fields.objects!r}; it has {list(features)}: name the "
@@ -123,14 +127,6 @@ def open_detection_source(
     return DetectionSource(
         tuple(parts), fields, len(names) if names else int(num_classes or 0), tuple(names) if names else None
     )
-
-
-def _peek(config: DataConfig) -> datasets.Features:
-    """Columns of a data set, before its rows are counted."""
-    located = locate(
-        config.path, name=config.name, split=config.split, revision=config.revision, streaming=config.streaming
-    )
-    return located.dataset.features or datasets.Features()
 
 
 def _class_names(path: str, feature: Any, fields: ObjectFields) -> list[str] | None:

@@ -3,7 +3,7 @@
 import logging
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -166,11 +166,7 @@ class DetectionStream(IterableDataset[DetectionBatch]):
         height, width = pixels.shape[1:]
         try:
             boxes = read_boxes(
-                row.objects,
-                self._source.fields,
-                width=width,
-                height=height,
-                num_classes=self._source.num_classes,
+                row.objects, self._source.fields, width=width, height=height, num_classes=self._source.num_classes
             )
         except DataError as error:
             raise DataError(f"{self._source.path}: row {row.sample_id}: {error}") from error
@@ -184,8 +180,7 @@ class DetectionStream(IterableDataset[DetectionBatch]):
             # A text is hashed to a seed: neighbouring numbers give unrelated draws.
             if random.Random(f"{self._seed}/{epoch}/{row.sample_id}").random() < 0.5:
                 pixels = pixels.flip(2)
-                flipped = flip_boxes(boxes.boxes, width)
-                boxes = ImageBoxes(flipped, boxes.labels, boxes.area, boxes.iscrowd, boxes.difficult)
+                boxes = replace(boxes, boxes=flip_boxes(boxes.boxes, width))
         batch.images.append(pixels.contiguous())
         batch.boxes.append(boxes)
         batch.sample_ids = torch.cat([batch.sample_ids, torch.tensor([row.sample_id])])

@@ -71,7 +71,7 @@ def evaluation_batches(
     positions: Sequence[int] | None = None,
     done: int = 0,
 ) -> Iterator[Batch]:
-    """This process's share of one pass over a source, with a progress bar on the main process.
+    """This process's share of one pass over a source, one view per image, with a progress bar on the main process.
 
     The processes' shares are disjoint and complete but may differ in the number of batches: don't communicate inside.
 
@@ -82,9 +82,6 @@ def evaluation_batches(
         description: What the progress bar says.
         positions: Rows that each slot of this process leaves out at its start.
         done: Rows of all processes that the bar counts as done.
-
-    Yields:
-        `Batch`: with one entry in `views`, as the model takes it.
 
     Raises:
         DataError: If too many rows are corrupt.
@@ -104,13 +101,7 @@ def evaluation_batches(
     )
     share, start = source.num_rows // world_size(), done // world_size()
     with tqdm(
-        total=share,
-        initial=start,
-        desc=description,
-        unit="img",
-        disable=rank() != 0,
-        leave=False,
-        dynamic_ncols=True,
+        total=share, initial=start, desc=description, unit="img", disable=rank() != 0, leave=False, dynamic_ncols=True
     ) as bar:
         for batch in stream.loader():
             corrupt.update(batch)
@@ -127,7 +118,7 @@ def extract_features(
     *,
     description: str = "features",
 ) -> FeatureTable:
-    """Compute the features of all rows of a source; the processes share the work, and all get the whole table.
+    """Compute the features of all readable images; the processes share the work, and all get the whole table.
 
     Args:
         encode (`Encoder`): The model, in evaluation mode.
@@ -135,9 +126,6 @@ def extract_features(
         view (`ImageTransform`): Makes the one view.
         reading ([`Reading`], *optional*): How images are read, and where the model is.
         description: What the progress bar says.
-
-    Returns:
-        [`FeatureTable`]: one row for each readable image, none twice.
 
     Raises:
         DataError: If too many rows are corrupt.
@@ -168,15 +156,12 @@ def labelled_rows(table: FeatureTable) -> FeatureTable:
 
 
 def gather_table(parts: Sequence[tuple[torch.Tensor, ...]], *, device: torch.device | str) -> tuple[torch.Tensor, ...]:
-    """Join the batches of all processes into columns, ordered by the first one.
+    """Join the batches of all processes into columns `(rows, ...)` on the CPU, ordered by the first, the same on all.
 
     Args:
         parts (`Sequence` of `tuple` of `torch.Tensor` of shape `(batch, ...)`): Columns of this process's batches on
             the CPU, sample ids first; may be empty on some processes, not on all.
         device: What the rows travel over; a process group may know one kind of device only.
-
-    Returns:
-        `tuple` of `torch.Tensor` of shape `(rows, ...)`: on the CPU, the same on every process.
     """
     if world_size() == 1:
         columns = [torch.cat(column) for column in zip(*parts, strict=True)]

@@ -59,7 +59,7 @@ class FeatureStore:
         reading: Reading,
         description: str = "features",
     ) -> FeatureTable:
-        """Features of all readable rows of a source, from disk where they are there.
+        """Features of all readable rows of a source, memory-mapped, from disk where they are there.
 
         Args:
             encode (`Encoder`): The model, in evaluation mode.
@@ -68,9 +68,6 @@ class FeatureStore:
             model: What changes when the encoder does, from [`fingerprint`].
             reading ([`Reading`]): How images are read.
             description: What the progress bar says.
-
-        Returns:
-            [`FeatureTable`]: the same on every process; its features are memory-mapped.
 
         Raises:
             DataError: If too many rows are corrupt, or the processes don't share the folder.
@@ -84,7 +81,7 @@ class FeatureStore:
             lock = FileLock(place / "lock")
             lock.acquire()  # another run may be computing the same
         try:
-            if not self._complete(place):
+            if not all_gather_objects((place / "complete.json").is_file())[0]:
                 self._compute(place, encode, source, view, reading, description)
         finally:
             if rank() == 0:
@@ -92,9 +89,6 @@ class FeatureStore:
         features = np.load(place / "features.npy", mmap_mode="c")
         columns = [np.load(place / f"{name}.npy") for name in ("sample_ids", "labels")]
         return FeatureTable(torch.from_numpy(columns[0]), torch.from_numpy(features), torch.from_numpy(columns[1]))
-
-    def _complete(self, place: Path) -> bool:
-        return bool(all_gather_objects((place / "complete.json").is_file())[0])
 
     def _compute(
         self, place: Path, encode: Encoder, source: ImageSource, view: EvalView, reading: Reading, description: str
@@ -119,12 +113,7 @@ class FeatureStore:
         )
         positions = [_leading_done(state[order.rows]) for order in orders]
         batches = evaluation_batches(
-            source,
-            view,
-            reading,
-            description=description,
-            positions=positions,
-            done=int(np.sum(state == _DONE)),
+            source, view, reading, description=description, positions=positions, done=int(np.sum(state == _DONE))
         )
         self._fill(batches, orders, positions, encode, features, labels, state)
         wait_for_all()  # for the rows
@@ -136,10 +125,6 @@ class FeatureStore:
         """Make the files, unless an interrupted computation left them."""
         if all((place / f"{name}.npy").is_file() for name in ("part", "part_labels", "state")):
             return
-        shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-            "part": ((source.num_rows, width), self._dtype),
-            "part_labels": ((source.num_rows,), np.int64),
-        }
         free = shutil.disk_usage(place).free
         wanted = source.num_rows * width * self._dtype.itemsize
         if wanted > free:
@@ -147,8 +132,9 @@ class FeatureStore:
                 f"The features of {source.num_rows:,} images take {wanted / 1e9:.1f} GB on disk, where "
                 f"{free / 1e9:.1f} GB are free: name another disk with --cache-dir, or use --feature-dtype float16"
             )
-        for name, (shape, dtype) in shapes.items():
-            np.lib.format.open_memmap(place / f"{name}.npy", mode="w+", dtype=dtype, shape=shape).flush()
+        allocate, shape = np.lib.format.open_memmap, (source.num_rows, width)
+        allocate(place / "part.npy", mode="w+", dtype=self._dtype, shape=shape).flush()
+        allocate(place / "part_labels.npy", mode="w+", dtype=np.int64, shape=shape[:1]).flush()
         _save(place / "state.npy", np.zeros(source.num_rows, dtype=np.uint8))
 
     def _fill(

@@ -18,10 +18,7 @@ __all__ = ["PICTURES", "TEMPLATE", "render_card"]
 
 TEMPLATE = Path(__file__).with_name("model_card.md.jinja")
 
-PICTURES = {
-    "clusters.png": "Images of the clusters the model found",
-    "curves.png": "Curves of the training run",
-}
+PICTURES = {"clusters.png": "Images of the clusters the model found", "curves.png": "Curves of the training run"}
 """Pictures of a run that are published -> what they show."""
 
 
@@ -49,9 +46,6 @@ def render_card(
         pictures (`Sequence[str]`): Image files of the repository to show, of those in `PICTURES`.
         conversion (`dict`, *optional*): `conversion.json` of a model that was converted and not trained by us.
         earlier (`Sequence[dict]`): Lines of `earlier_results.jsonl`: results of weights that this branch held before.
-
-    Returns:
-        `str`: Metadata and text.
     """
     folder = recipe["method"] if recipe else (conversion or config)["method"]
     settings = config_class_of(folder).from_dict(config)
@@ -102,9 +96,9 @@ def render_card(
 def _supervision(recipe: dict[str, Any] | None, settings: Any) -> str:
     if not settings.learns_from_labels:
         return "without labels"
-    data = (recipe or {}).get("data") or {}
     if recipe is None:
         return "with all labels" if getattr(settings, "supervision", "full") == "full" else "with some labels"
+    data = recipe.get("data") or {}
     if data.get("labelled_ids"):
         return "with the labels of some images (a list of them)"
     share = data.get("labelled_share", 1.0)

@@ -66,8 +66,8 @@ def export_repo(
 
     Args:
         run_dir (`str` or `Path`): Folder of a finished run (`recipe.yaml`, `model/`), of a conversion
-            (`conversion.json`, `model/`), or one that this function wrote. Read, too, if
-            present: `metrics.jsonl`, `results.jsonl`, pictures; nothing else.
+            (`conversion.json`, `model/`), or one that this function wrote. `metrics.jsonl`, `results.jsonl` and
+            pictures are read where present; nothing else is.
         out_dir (`str` or `Path`): Where to write; must be empty or missing.
         repo_id (`str`): Id that the model card's code loads from.
         revision (`str`, *optional*): Branch that the model card's code names.
@@ -177,13 +177,6 @@ def _conversion(
     return conversion
 
 
-def _without_folder(line: dict[str, Any]) -> dict[str, Any]:
-    data = line.get("data")
-    if isinstance(data, dict) and is_local_folder(str(data.get("path", ""))):
-        return {**line, "data": {**data, "path": folder_name(data["path"])}}
-    return line
-
-
 def _read_lines(file: Path) -> list[dict[str, Any]]:
     """Read a JSON-lines file, without paths of this machine; a last line that a crash cut short is left out."""
     if not file.is_file():
@@ -192,15 +185,18 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
     lines = file.read_text(encoding="utf-8").splitlines()
     for number, line in enumerate(lines, start=1):
         try:
-            rows.append(_without_folder(without_paths(json.loads(line))))
+            row = without_paths(json.loads(line))
         except json.JSONDecodeError as error:
             if number < len(lines):
                 raise ExportError(f"'{file}', line {number} is not valid JSON: {error}") from error
+            break
+        if isinstance(row.get("data"), dict) and is_local_folder(str(row["data"].get("path", ""))):
+            row["data"]["path"] = folder_name(row["data"]["path"])
+        rows.append(row)
     return rows
 
 
 def _refuse_leaks(folder: Path, out: Path, files: list[Path]) -> None:
     for file in files:
-        leaks = file_leaks(out / file, paths=(folder.absolute(),))
-        if leaks:
+        if leaks := file_leaks(out / file, paths=(folder.absolute(),)):
             raise ExportError(f"{file} would give away {', '.join(leaks)}: take it out of the run's files first")

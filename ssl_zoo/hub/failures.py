@@ -40,15 +40,7 @@ class Progress:
 
 
 def explain(error: Exception, repo_id: str) -> str:
-    """Say why a request to the Hub failed, and what to do about it.
-
-    Args:
-        error (`Exception`): What the client raised.
-        repo_id (`str`): The repository.
-
-    Returns:
-        `str`: One or two sentences, without a full stop at the end.
-    """
+    """Say why the client raised an error and what to do: one or two sentences, without a full stop at the end."""
     while not isinstance(error, HfHubHTTPError) and isinstance(error.__cause__, Exception):
         error = error.__cause__  # the client wraps an error of a single file of an upload
     if isinstance(error, LocalTokenNotFoundError):

@@ -58,14 +58,11 @@ def merge_results(
             mark = {"revision": history.commit, "weights_sha256": history.weights_sha256}
             past += [{**line, **mark} for line in history.results]
     past += earlier
-    back = [_unmarked(line) for line in past if line.get("weights_sha256") == weights_sha256]
+    marked = [line for line in past if line.get("weights_sha256") == weights_sha256]
+    back = [{key: line[key] for key in line if key not in ("revision", "weights_sha256")} for line in marked]
     now = _latest([*back, *published, *results], _measurement)
     others = [line for line in past if line.get("weights_sha256") != weights_sha256]
     return now, _latest(others, lambda line: f"{line.get('weights_sha256')} {_measurement(line)}")
-
-
-def _unmarked(line: Line) -> Line:
-    return {key: value for key, value in line.items() if key not in ("revision", "weights_sha256")}
 
 
 def _measurement(line: Line) -> str:

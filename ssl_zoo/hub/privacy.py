@@ -95,12 +95,7 @@ def find_leaks(text: str, *, paths: tuple[Path, ...] = ()) -> list[str]:
 
 
 def file_leaks(file: Path, *, paths: tuple[Path, ...] = ()) -> list[str]:
-    """Name what a file gives away, also in the metadata of a picture or of weights.
-
-    Args:
-        file (`Path`): Text, a PNG picture or safetensors.
-        paths (`tuple` of `Path`): As for `find_leaks`.
-    """
+    """As `find_leaks`, for a text, a PNG picture or a safetensors file, also in the metadata of the latter two."""
     return find_leaks(_readable_text(file), paths=paths)
 
 

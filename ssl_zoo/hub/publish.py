@@ -1,7 +1,9 @@
 """A run or a conversion becomes a repository on the Hub, in one commit or not at all."""
 
+import contextlib
 import logging
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -82,19 +84,16 @@ def publish(
         token (`str`, *optional*): Access token; the one you are logged in with by default.
         dry_run (`bool`): Only make the files and compare them; sends nothing and works without a network.
 
-    Returns:
-        [`Publication`]
-
     Raises:
         PublishError: when the folder can't be exported, when these weights must not be published there, or when the
             Hub refuses; a failed push leaves the branch as it was.
     """
     api = HfApi(token=token, library_name="ssl_zoo")
     branch = revision or "main"
-    problem = refuse_names(repo_id, branch, tag, api=api)
-    if problem is not None:
+    if problem := refuse_names(repo_id, branch, tag, api=api):
         raise PublishError(problem)
-    source = _read(run_dir)
+    with _as_publish_errors():
+        source = Source.read(run_dir)
     progress = Progress(repo_id, branch)
     remote, history, trouble = None, None, ""
     try:
@@ -128,14 +127,7 @@ def publish(
                 raise PublishError(f"{made.refusal}. Nothing was sent")
             message, description = _describe(source, with_permission=with_permission)
             made.commit, made.changed = send(
-                api,
-                progress,
-                remote,
-                files,
-                made.changes,
-                private=private,
-                message=message,
-                description=description,
+                api, progress, remote, files, made.changes, private=private, message=message, description=description
             )
             made.url = f"{api.endpoint}/{repo_id}/commit/{made.commit}"
             if tag is not None and tag not in remote.tags:
@@ -149,12 +141,7 @@ def publish(
 
 
 def write_repository(
-    run_dir: str | Path,
-    repo_id: str,
-    out_dir: str | Path,
-    *,
-    revision: str | None = None,
-    compact: bool = False,
+    run_dir: str | Path, repo_id: str, out_dir: str | Path, *, revision: str | None = None, compact: bool = False
 ) -> list[Path]:
     """Write the files of a repository to a folder, without a network; that folder can be published as it is.
 
@@ -171,18 +158,16 @@ def write_repository(
     Raises:
         PublishError: when the folder can't be exported; `out_dir` is then as it was.
     """
-    problem = refuse_names(repo_id, revision or "main", None)
-    if problem is not None:
+    if problem := refuse_names(repo_id, revision or "main", None):
         raise PublishError(problem)
-    try:
+    with _as_publish_errors():
         return export_repo(run_dir, out_dir, repo_id=repo_id, revision=revision, compact=compact)
-    except ExportError as error:
-        raise PublishError(str(error)) from error
 
 
-def _read(folder: str | Path) -> Source:
+@contextlib.contextmanager
+def _as_publish_errors() -> Iterator[None]:
     try:
-        return Source.read(folder)
+        yield
     except ExportError as error:
         raise PublishError(str(error)) from error
 
@@ -190,12 +175,10 @@ def _read(folder: str | Path) -> Source:
 def _export(
     source: Source, out: Path, repo_id: str, revision: str | None, history: History | None, *, with_permission: bool
 ) -> Publication:
-    try:
+    with _as_publish_errors():
         files = export_repo(
             source.folder, out, repo_id=repo_id, revision=revision, history=history, with_permission=with_permission
         )
-    except ExportError as error:
-        raise PublishError(str(error)) from error
     return Publication(
         repo_id=repo_id,
         revision=revision or "main",

@@ -66,18 +66,10 @@ def refuse_place(remote: Remote, repo_id: str, *, private: bool) -> str | None:
 
 
 def refuse(
-    remote: Remote,
-    source: Source,
-    repo_id: str,
-    branch: str,
-    tag: str | None,
-    *,
-    private: bool,
-    with_permission: bool,
+    remote: Remote, source: Source, repo_id: str, branch: str, tag: str | None, *, private: bool, with_permission: bool
 ) -> str | None:
     """Say why these weights must not be published to this repository, if so."""
-    problem = refuse_place(remote, repo_id, private=private)
-    if problem is not None:
+    if problem := refuse_place(remote, repo_id, private=private):
         return problem
     public = not (remote.private if remote.exists else private)
     if public and source.is_unlicensed and not with_permission:

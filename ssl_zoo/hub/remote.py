@@ -67,12 +67,9 @@ def look(api: HfApi, repo_id: str, branch: str, *, repo_type: str = "model") -> 
 
     Args:
         api (`HfApi`): Client.
-        repo_id (`str`): `"org/name"`.
+        repo_id (`str`): `"org/name"`; the state has `exists=False` where this user can see no such repository.
         branch (`str`): Branch that will be published to; it need not exist.
         repo_type (`str`): `"model"` or `"space"`.
-
-    Returns:
-        [`Remote`]: With `exists=False` where this user can see none.
     """
     try:
         info = api.repo_info(repo_id, repo_type=repo_type, timeout=_TIMEOUT_SECONDS)

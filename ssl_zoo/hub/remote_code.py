@@ -90,11 +90,9 @@ def _rewrite(module: str) -> tuple[str, list[str]]:
 
 def _imports_of_package(node: ast.AST) -> str | None:
     """Return the module of `ssl_zoo` that a node imports, if any; a relative one with its dots."""
-    names = []
-    if isinstance(node, ast.ImportFrom):
-        if node.level:
-            return "." * node.level + (node.module or "")
-        names = [node.module or ""]
-    elif isinstance(node, ast.Import):
+    if isinstance(node, ast.ImportFrom) and node.level:
+        return "." * node.level + (node.module or "")
+    names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+    if isinstance(node, ast.Import):
         names = [alias.name for alias in node.names]
     return next((name for name in names if name.split(".")[0] == PACKAGE), None)

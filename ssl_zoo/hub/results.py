@@ -87,10 +87,7 @@ def _over_seeds(values: Sequence[float]) -> str:
 
 
 def collect(
-    results: Sequence[dict[str, Any]],
-    *,
-    images_seen: int | None = None,
-    reported: Sequence[dict[str, Any]] = (),
+    results: Sequence[dict[str, Any]], *, images_seen: int | None = None, reported: Sequence[dict[str, Any]] = ()
 ) -> list[Row]:
     """Sort the lines of `results.jsonl` into rows; lines without a finite value are left out.
 

@@ -4,7 +4,6 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import HfApi
@@ -52,8 +51,7 @@ def publish_space(
             Hub refuses; a failed push leaves the Space as it was.
     """
     api = HfApi(token=token, library_name="ssl_zoo")
-    problem = refuse_names(repo_id, "main", None, api=api)
-    if problem is not None:
+    if problem := refuse_names(repo_id, "main", None, api=api):
         raise PublishError(problem)
     progress = Progress(repo_id, "main", repo_type="space")
     with tempfile.TemporaryDirectory(prefix="ssl_zoo-") as folder:
@@ -129,8 +127,7 @@ def _gather(space: Path, out: Path, repo_id: str) -> Publication:
             shutil.copyfile(file, target)
     names = sorted(file.relative_to(out).as_posix() for file in out.rglob("*") if file.is_file())
     for name in names:
-        leaks = file_leaks(out / name, paths=(space.absolute(),))
-        if leaks:
+        if leaks := file_leaks(out / name, paths=(space.absolute(),)):
             raise PublishError(f"{name} would give away {', '.join(leaks)}: take it out of the file first")
     made = Publication(
         repo_id=repo_id,
@@ -162,7 +159,12 @@ def _check(space: Path) -> None:
         )
     if (space / PACKAGE.name).exists():
         raise PublishError(f"'{space}' already holds '{PACKAGE.name}', where the package's sources are put")
-    settings = _settings(space / "README.md")
+    _, _, rest = (space / "README.md").read_text(encoding="utf-8").partition("---\n")
+    try:
+        settings = yaml.safe_load(rest.partition("\n---")[0])
+    except yaml.YAMLError:
+        settings = None
+    settings = settings if isinstance(settings, dict) else {}
     wrong = [
         f"`{name}: {settings.get(name)}` should be {expected}"
         for name, expected, right in (
@@ -174,12 +176,3 @@ def _check(space: Path) -> None:
     ]
     if wrong:
         raise PublishError(f"The README.md of '{space}' doesn't say how Spaces run it: {', '.join(wrong)}")
-
-
-def _settings(readme: Path) -> dict[str, Any]:
-    _, _, rest = readme.read_text(encoding="utf-8").partition("---\n")
-    try:
-        settings = yaml.safe_load(rest.partition("\n---")[0])
-    except yaml.YAMLError:
-        settings = None
-    return settings if isinstance(settings, dict) else {}

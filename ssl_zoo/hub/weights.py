@@ -29,7 +29,7 @@ _AUTO_CLASSES = {
 
 
 def write_weights(source: Source, out: Path, *, compact: bool = False) -> dict[str, Any]:
-    """Write the backbone and, where there is one, the pretraining model, each with its configuration.
+    """Write the backbone and, where there is one, the pretraining model; return the root `config.json`.
 
     The same tensors give the same bytes.
 
@@ -37,9 +37,6 @@ def write_weights(source: Source, out: Path, *, compact: bool = False) -> dict[s
         source ([`Source`]): What to publish.
         out (`Path`): Folder of the repository.
         compact: Leave out the parts that only further training needs and that begin as copies, such as MIRA's student.
-
-    Returns:
-        `dict`: The root `config.json`.
 
     Raises:
         ExportError: for a tensor that is missing, unknown (the state of an optimiser, a bank) or of another shape.

@@ -42,7 +42,7 @@ def assign_pseudo_labels(
     reading: Reading | None = None,
     description: str = "pseudo-labels",
 ) -> PseudoLabels:
-    """Ask a model for the pseudo-label of every image of a source.
+    """Ask a model for the pseudo-labels of all readable images of a source; the same on every process.
 
     Args:
         assign (`Assigner`): A pretraining model's `pseudo_labels`, in evaluation mode.
@@ -50,9 +50,6 @@ def assign_pseudo_labels(
         view (`ImageTransform`): Makes the one view.
         reading ([`Reading`], *optional*): How images are read.
         description: What the progress bar says.
-
-    Returns:
-        [`PseudoLabels`]: of all readable images, the same on every process.
 
     Raises:
         DataError: If too many rows are corrupt.

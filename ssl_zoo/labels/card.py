@@ -16,6 +16,7 @@ __all__ = ["TEMPLATE", "describe_labels", "render_label_card"]
 
 
 TEMPLATE = Path(__file__).with_name("dataset_card.md.jinja")
+_SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")  # by a power of ten
 
 
 def describe_labels(
@@ -34,9 +35,6 @@ def describe_labels(
         heads (`Sequence[HeadSummary]`): What the labels of each head are like.
         skipped (`Sequence[int]`): Ids of the rows without a readable image.
         seconds (`float`): What the labelling took, of the last run if there were several.
-
-    Returns:
-        `dict`: JSON data.
     """
     return {
         **settings,
@@ -53,14 +51,7 @@ def describe_labels(
 
 
 def render_label_card(about: dict[str, Any]) -> str:
-    """Render the README.md of a data set of pseudo-labels, from dataset_card.md.jinja.
-
-    Args:
-        about (`dict`): What `describe_labels` returned.
-
-    Returns:
-        `str`: Markdown with the Hub's metadata.
-    """
+    """Render the README.md of a data set of pseudo-labels from what `describe_labels` returned."""
     method, path = about["model"]["method"], about["data"]["path"]
     title = f"Pseudo-labels of {path} by {display_name(method)}"
     # No `configs`: with them `datasets` takes all folders of one name for the same data, and reads an old copy from
@@ -70,15 +61,10 @@ def render_label_card(about: dict[str, Any]) -> str:
         annotations_creators=["machine-generated"],
         source_datasets=[path] if "/" in path else None,
         task_categories=["image-classification"],
-        size_categories=[_size(about["num_labels"])],
+        size_categories=[_SIZES[min(max(0, len(str(about["num_labels"])) - 3), len(_SIZES) - 1)]],
         tags=["ssl_zoo", "pseudo-labels", method],
     )
     card = DatasetCard.from_template(
         metadata, template_path=str(TEMPLATE), title=title, method=display_name(method), **about
     )
     return f"{card}\n"
-
-
-def _size(rows: int) -> str:
-    steps = ["n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B"]
-    return steps[min(max(0, len(str(rows)) - 3), len(steps) - 1)]

@@ -18,11 +18,7 @@ class LabelError(ValueError):
 
 @torch.no_grad()
 def count_clusters(model: Any, images: torch.Tensor) -> list[int]:
-    """Number of clusters of each head.
-
-    Args:
-        model (`PreTrainedModel`): In evaluation mode.
-        images (`torch.Tensor` of shape `(batch, 3, height, width)`): Any images of the right size.
+    """Number of clusters of each head of a model, for any images `(batch, 3, height, width)` of the right size.
 
     Raises:
         LabelError: The model has none.
@@ -45,9 +41,6 @@ def read_heads(model: Any, images: torch.Tensor, sample_ids: torch.Tensor, *, nu
         images (`torch.Tensor` of shape `(batch, 3, height, width)`): On the model's device.
         sample_ids (`torch.Tensor` of shape `(batch,)`): Ids of these images.
         num_soft (`Sequence[int]`): Soft labels wanted of each head; 0 is none.
-
-    Returns:
-        `list[Head]`: one for each head, of these images.
 
     Raises:
         LabelError: Probabilities aren't finite.

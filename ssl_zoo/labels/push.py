@@ -12,15 +12,12 @@ __all__ = ["push_labels"]
 
 
 def push_labels(folder: Path, repo_id: str, *, private: bool = False) -> str:
-    """Upload labels to a data set repository, which is made when it doesn't exist.
+    """Upload labels to a data set repository, made when it doesn't exist; return the address of the commit.
 
     Args:
         folder (`Path`): What `label_images` wrote.
         repo_id (`str`): `"org/name"`.
         private (`bool`): Make it private; an existing public one is refused.
-
-    Returns:
-        `str`: where the commit can be seen.
 
     Raises:
         LabelError: The Hub refuses, or can't be reached. The labels stay where they are.

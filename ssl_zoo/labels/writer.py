@@ -88,6 +88,8 @@ def label_images(
 ) -> dict[str, Any]:
     """Label all images of a split, on all processes, which must share the target's disk. Go on where a run stopped.
 
+    Every process returns the content of the target's labels.json.
+
     Args:
         labelling ([`Labelling`]): What to do. The model is on `device`.
         batch_size: Images per forward pass.
@@ -95,9 +97,6 @@ def label_images(
         max_corrupt_share: Corrupt rows get no label and are named in the log, up to this share.
         device: Where the model is.
         overwrite: Forget other labels in the target's place.
-
-    Returns:
-        `dict`: what stands in the target's labels.json, on every process.
 
     Raises:
         LabelError: The model has no clusters, the target holds something else, or probabilities aren't finite.
@@ -150,12 +149,8 @@ def _plan(labelling: Labelling, device: torch.device | str) -> _Plan:
     # A power of two, so that batches of the usual sizes fill it.
     fitting = 1 << max(0, (_BLOCK_BYTES // label_bytes(num_soft)).bit_length() - 1)
     block_rows = min(_MOST_BLOCK_ROWS, max(_LEAST_BLOCK_ROWS, fitting))
-    settings = {
-        **labelling.about,
-        "view": labelling.view.identity,
-        "soft": labelling.soft,
-        "clusters_per_head": clusters,
-    }
+    settings = {**labelling.about, "view": labelling.view.identity, "soft": labelling.soft}
+    settings["clusters_per_head"] = clusters
     work = labelling.target.absolute().parent / f".{labelling.target.name}.unfinished"
     return _Plan(clusters, num_soft, block_rows, work, json.loads(json.dumps(settings)))
 

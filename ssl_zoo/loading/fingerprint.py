@@ -9,15 +9,7 @@ __all__ = ["fingerprint", "weights_sha256"]
 
 
 def fingerprint(model: torch.nn.Module, *, configuration: str = "") -> str:
-    """Hash of a model's class, configuration and weights.
-
-    Args:
-        model (`torch.nn.Module`): Hashed by its class and its weights.
-        configuration: What else the output depends on, such as the pooling.
-
-    Returns:
-        `str`: SHA-256, 64 hexadecimal digits.
-    """
+    """SHA-256 of a model's class and weights, and of what else its output depends on, such as the pooling."""
     kind = f"{type(model).__module__}.{type(model).__qualname__}"
     return hashlib.sha256(f"{kind}\n{configuration}\n{weights_sha256(model)}".encode()).hexdigest()
 

@@ -18,13 +18,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from transformers import (
-    AutoConfig,
-    AutoModel,
-    AutoModelForPreTraining,
-    PreTrainedModel,
-    TimmWrapperModel,
-)
+from transformers import AutoConfig, AutoModel, AutoModelForPreTraining, PreTrainedModel, TimmWrapperModel
 
 from ssl_zoo.models.registry import method_names
 
@@ -47,7 +41,7 @@ class ModelLoadError(ValueError):
 
 
 def load_backbone(name: str, *, revision: str | None = None, remote_code: bool = False) -> PreTrainedModel:
-    """Load a feature extractor, in evaluation mode on the CPU.
+    """Load a model that [`Backbone`] makes features of images with, in evaluation mode on the CPU.
 
     Args:
         name: Folder of a run (its `model/` is taken), a folder with a `config.json` such as a checkpoint, a repository
@@ -55,9 +49,6 @@ def load_backbone(name: str, *, revision: str | None = None, remote_code: bool =
             model with pretrained weights (`resnet50.a1_in1k`, or `resnet50` for timm's default weights).
         revision: Commit, branch or tag on the Hub.
         remote_code: Whether to run Python code that a repository brings along.
-
-    Returns:
-        `PreTrainedModel`: [`Backbone`] makes features of images with it.
 
     Raises:
         ModelLoadError: If there is no such model, or it can't be read.
@@ -70,18 +61,7 @@ def load_backbone(name: str, *, revision: str | None = None, remote_code: bool =
 
 
 def load_pretraining_model(name: str, *, revision: str | None = None) -> PreTrainedModel | None:
-    """Load the full model with its heads, in evaluation mode, or `None` where there is only a backbone.
-
-    Args:
-        name: As for `load_backbone`.
-        revision: Commit, branch or tag on the Hub.
-
-    Returns:
-        `PreTrainedModel` or `None`: one that assigns pseudo-labels, if its method has prototypes.
-
-    Raises:
-        ModelLoadError: If there is no such model, or it can't be read.
-    """
+    """Load the full model with its heads, or `None` where there is only a backbone; otherwise as `load_backbone`."""
     config = load_auto(AutoConfig, name, revision)
     if config.model_type not in method_names():
         return None
@@ -91,14 +71,11 @@ def load_pretraining_model(name: str, *, revision: str | None = None) -> PreTrai
 
 
 def create_untrained(model: PreTrainedModel, *, seed: int) -> PreTrainedModel:
-    """Make the same architecture with fresh weights, drawn as the training run with this seed drew its first ones.
+    """Make the same architecture, in evaluation mode, with the weights that a run with this seed begins with.
 
     Args:
         model (`PreTrainedModel`): From `load_backbone`.
         seed: Seed of torch's generator, which is left as it was.
-
-    Returns:
-        `PreTrainedModel`: in evaluation mode.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -155,15 +132,12 @@ class Backbone(torch.nn.Module):
 
 
 def find_file(name: str, file: str, *, revision: str | None = None) -> Path | None:
-    """Find a file that training left beside the model, such as `recipe.yaml`.
+    """Find a file that training left beside the model, such as `recipe.yaml`, downloaded if need be, or `None`.
 
     Args:
         name: As for `load_backbone`; of a checkpoint, the run's file is found.
         file: Name of the file.
         revision: Commit, branch or tag on the Hub.
-
-    Returns:
-        `Path` or `None`: where it is, downloaded if need be; `None` if there is none.
 
     Raises:
         ModelLoadError: If there is no such model.

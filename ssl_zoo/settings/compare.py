@@ -15,15 +15,7 @@ def flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(stored: dict[str, Any], current: dict[str, Any]) -> dict[str, str]:
-    """Find the settings that differ.
-
-    Args:
-        stored (`dict`): Plain data, maybe nested: what the folder keeps.
-        current (`dict`): What is asked for now.
-
-    Returns:
-        `dict[str, str]`: dotted name -> the name with both values, for a message; sorted by name.
-    """
+    """Find the settings, maybe nested, that differ: dotted name -> the name with both values; sorted by name."""
     stored, current = flatten(stored), flatten(current)
     return {
         name: f"{name} ({stored.get(name)!r} there, {current.get(name)!r} now)"

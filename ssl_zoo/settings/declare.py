@@ -19,9 +19,6 @@ def setting(default: T, help: str, *, off: bool = False) -> T:
         default (`T`): Value that applies when no other is given; a list or mapping is copied for every instance.
         help (`str`): The line that `--help` prints; states the unit.
         off (`bool`): The default switches something off, so that recipes of papers may leave the key out.
-
-    Returns:
-        `dataclasses.Field`: to be assigned to the annotated name.
     """
     metadata = {"help": help, "off": off}
     if isinstance(default, (list, dict)):
@@ -44,15 +41,9 @@ def require_choices(settings: Any) -> None:
 
 
 def documented_fields(cls: type) -> dict[str, str]:
-    """Collect the help line of every field, from [`setting`] or from the `Args:` of the class docstrings.
+    """Map every field to its help line, from [`setting`] or from the `Args:` of the docstrings of class and bases.
 
     Configurations of models are documented in their docstrings, as those of transformers are.
-
-    Args:
-        cls (`type`): A dataclass; the docstrings of its bases count too, the most derived first.
-
-    Returns:
-        `dict[str, str]`: field name -> one line.
     """
     lines: dict[str, str] = {}
     for base in cls.__mro__:

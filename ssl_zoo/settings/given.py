@@ -154,12 +154,7 @@ def _check_typed(value: Any, hint: Any, text: str | None) -> Any:
 
 
 def unknown_key(key: str, keys: Iterable[str]) -> str:
-    """Say that a dotted key doesn't exist, which valid one is nearest, and which ones its section has.
-
-    Args:
-        key (`str`): What was given.
-        keys (`Iterable[str]`): Every valid key.
-    """
+    """Say that a dotted key is none of the valid `keys`, which one is nearest, or which ones its section has."""
     keys = list(keys)
     section, _, name = key.rpartition(".")
     siblings = {other.rpartition(".")[2]: other for other in keys if other.rpartition(".")[0] == section}

@@ -25,15 +25,12 @@ class WrongTypeError(TypeError):
 
 
 def check_value(value: Any, hint: Any) -> Any:
-    """Return `value` as the hint wants it.
+    """Return `value` as the hint wants it: an int given for a float becomes one, a list given for a tuple too.
 
     Args:
         value (`Any`): what YAML gave: None, bool, int, float, str, list or dict.
         hint (`Any`): a type, `X | None`, `list[X]`, `tuple[X, Y]`, `tuple[X, ...]`, `dict[str, X]`, `Literal[...]`
             or `Any`.
-
-    Returns:
-        `Any`: the value; an int given for a float becomes one, a list given for a tuple too.
 
     Raises:
         WrongTypeError: naming what was expected and what was given.

@@ -7,7 +7,7 @@ from accelerate import Accelerator
 
 from ssl_zoo.data.labelled import LabelledSubset, SupportSampler, choose_labelled
 from ssl_zoo.data.source import ImageSource
-from ssl_zoo.data.views import MultiView, ViewsConfig
+from ssl_zoo.data.views import MultiView
 from ssl_zoo.models.modeling_base import SSLForPreTraining
 from ssl_zoo.models.registry import pretraining_class_of
 from ssl_zoo.training.config import RecipeError
@@ -47,10 +47,12 @@ def create_support(
     if core.config.support_size is None or labelled is None:
         return None
     num_classes, images_per_class = core.config.support_size
+    # One global view, complete: only the views of a batch itself are changed on the device.
+    backend = "fast" if recipe.views.backend == "device" else recipe.views.backend
     return SupportSampler(
         source,
         labelled,
-        MultiView(_support_views(recipe)),
+        MultiView(replace(recipe.views, global_crops=1, local_crops=0, backend=backend)),
         num_classes=num_classes,
         images_per_class=images_per_class,
         seed=recipe.train.seed,
@@ -59,18 +61,8 @@ def create_support(
     )
 
 
-def _support_views(recipe: Recipe) -> ViewsConfig:
-    """One global view, complete: only the views of a batch itself are changed on the device."""
-    backend = "fast" if recipe.views.backend == "device" else recipe.views.backend
-    return replace(recipe.views, global_crops=1, local_crops=0, backend=backend)
-
-
 def build_model(
-    recipe: Recipe,
-    *,
-    num_samples: int = 0,
-    num_classes: int | None = None,
-    num_labelled: int | None = None,
+    recipe: Recipe, *, num_samples: int = 0, num_classes: int | None = None, num_labelled: int | None = None
 ) -> SSLForPreTraining:
     """Build the method's pretraining model from the recipe's seed, on the CPU, exactly as timm initialises it.
 

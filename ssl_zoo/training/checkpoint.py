@@ -36,7 +36,7 @@ class TrainingState:
 
     Args:
         step: Optimiser steps done.
-        processes: By rank, where the process stands in the data and what it counted (`Session.state_dict`).
+        processes: By rank, where the process stands in the data and what it counted, as plain data.
     """
 
     step: int
@@ -46,9 +46,7 @@ class TrainingState:
 def save_checkpoint(
     accelerator: Accelerator, folder: Path, step: int, process: dict[str, Any], *, extra: dict[str, str], keep: int
 ) -> Path:
-    """Write `folder/step-XXXXXXXX`. Call it on every process.
-
-    A folder of that name is always complete.
+    """Write the checkpoint `folder/step-XXXXXXXX`, whole or not at all. Call it on every process.
 
     Args:
         accelerator (`Accelerator`): Holds the prepared model and optimiser.
@@ -57,9 +55,6 @@ def save_checkpoint(
         process (`dict`): State of this process alone, as plain data.
         extra (`dict`): File name -> text, stored alongside.
         keep (`int`): How many checkpoints stay; older ones are deleted after the new one is complete.
-
-    Returns:
-        `Path`: the checkpoint.
     """
     target = folder / f"step-{step:08d}"
     with replace_atomically(target, is_main=accelerator.is_main_process) as partial:
@@ -79,15 +74,10 @@ def save_checkpoint(
 
 
 def load_checkpoint(accelerator: Accelerator, checkpoint: Path) -> TrainingState:
-    """Restore model, optimiser and random states, and return the rest. Call it on every process.
-
-    Args:
-        accelerator (`Accelerator`): Holds the prepared model and optimiser.
-        checkpoint (`Path`): A folder that `save_checkpoint` wrote.
+    """Restore the prepared model, optimiser and random states, and return the rest. Call it on every process.
 
     Raises:
-        CheckpointError: if the folder is no checkpoint, or the run had another number of processes: it couldn't be
-            continued exactly.
+        CheckpointError: if the folder is no checkpoint, or the run had another number of processes.
     """
     try:
         stored: dict[str, Any] = json.loads((checkpoint / _STATE).read_text())

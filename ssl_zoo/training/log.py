@@ -70,10 +70,9 @@ class RunLog(AbstractContextManager["RunLog"]):
         if self._trace is None:
             return
         ids = [number for batch in batches for number in batch.sample_ids.tolist()]
+        line = {"step": step, "sample_ids": ids, "losses": [loss.hex() for loss in losses.tolist()]}
         with self._trace.open("a") as file:
-            file.write(
-                json.dumps({"step": step, "sample_ids": ids, "losses": [x.hex() for x in losses.tolist()]}) + "\n"
-            )
+            file.write(json.dumps(line) + "\n")
 
     def metrics(self, step: int, values: dict[str, float]) -> None:
         """Log scalars of a step; adds the images per second since the last line that had a loss."""

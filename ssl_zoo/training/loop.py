@@ -31,13 +31,7 @@ class StoppedError(Exception):
 
 
 def train(recipe: Recipe) -> Path:
-    """Train what a recipe says, or go on with it where it stopped.
-
-    Args:
-        recipe (`Recipe`): From `load_recipe`.
-
-    Returns:
-        `Path`: the run's folder, with the trained model in `model/`.
+    """Train what a recipe says, or go on where it stopped; return the run's folder, with the model in `model/`.
 
     Raises:
         RecipeError: if recipe, processes and the run's folder don't fit together.
@@ -46,8 +40,7 @@ def train(recipe: Recipe) -> Path:
         StoppedError: after SIGTERM or SIGINT, once the checkpoint is on disk.
     """
     session = open_session(recipe)
-    config, plan, accelerator = recipe.train, session.plan, session.accelerator
-    core = session.core
+    config, plan, accelerator, core = recipe.train, session.plan, session.accelerator, session.core
     watchdog = Watchdog(core)
     batches: Iterator[Batch] = iter(session.loader)
     session.model.train()

@@ -1,5 +1,7 @@
 """Optimisers and the learning-rate schedule of a recipe."""
 
+from typing import Any
+
 import torch
 from timm.optim.lars import Lars
 from torch import nn
@@ -25,19 +27,16 @@ def create_optimizer(model: nn.Module, config: OptimConfig, *, fused: bool = Tru
             rounding. Not with a `GradScaler`: Accelerate then can't tell which steps were skipped.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    lars = config.name == "lars"
-    groups = [
-        {
-            "params": [parameter for parameter in trained if parameter.ndim > 1],
-            "weight_decay": config.weight_decay,
-            **({"always_adapt": True} if lars else {}),
-        },
+    decay = config.weight_decay
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1], "weight_decay": decay},
         {
             "params": [parameter for parameter in trained if parameter.ndim <= 1],
-            "weight_decay": config.weight_decay if config.decay_norms_and_biases else 0.0,
+            "weight_decay": decay if config.decay_norms_and_biases else 0.0,
         },
     ]
-    if lars:
+    if config.name == "lars":
+        groups[0]["always_adapt"] = True
         return Lars(
             groups, lr=0.0, momentum=config.momentum, nesterov=config.nesterov, trust_coeff=config.trust_coefficient
         )
@@ -50,9 +49,6 @@ def lay_out_state_(optimizer: torch.optim.Optimizer) -> None:
 
     The fused kernels pair numbers by where they lie in memory, and don't check that these places agree: a checkpoint
     from a GPU, where weights are channels last, would have the wrong momentum on a CPU.
-
-    Args:
-        optimizer (`torch.optim.Optimizer`): Its state is changed in place.
     """
     for parameter, state in optimizer.state.items():
         for name, value in state.items():
@@ -61,13 +57,7 @@ def lay_out_state_(optimizer: torch.optim.Optimizer) -> None:
 
 
 def learning_rate(config: OptimConfig, plan: Plan, step: int) -> float:
-    """Learning rate of one step: linear warm-up, then half a cosine or steps down.
-
-    Args:
-        config (`OptimConfig`): The recipe's section.
-        plan (`Plan`): The run's steps and its peak learning rate.
-        step (`int`): Steps done before this one.
-    """
+    """Learning rate of the step after `step` others: linear warm-up, then half a cosine or steps down."""
     peak = plan.peak_learning_rate
     if config.schedule == "step" and step >= plan.warmup_steps:
         reached = sum(step >= epoch * plan.steps_per_epoch for epoch in config.decay_epochs)

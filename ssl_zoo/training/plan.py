@@ -45,13 +45,12 @@ class Plan:
 def derive_plan(recipe: Recipe, *, num_rows: int, num_processes: int) -> Plan:
     """Compute the plan of a run.
 
+    `micro_batch_size * accumulation_steps * num_processes == train.global_batch_size`.
+
     Args:
         recipe (`Recipe`): complete.
         num_rows (`int`): images in the training split.
         num_processes (`int`): processes that train together.
-
-    Returns:
-        `Plan`: `micro_batch_size * accumulation_steps * num_processes == train.global_batch_size`.
 
     Raises:
         RecipeError: when the batch can't be split evenly, or another number of processes runs than was asked for.

@@ -54,16 +54,11 @@ _NOT_IN_RECIPES = {"num_features", "pretraining_subfolder", "image_processor_typ
 
 @dataclass
 class Recipe:
-    """A complete, resolved recipe.
+    """A complete, resolved recipe: five sections, and the model.
 
     Args:
         method (`str`): folder name under `ssl_zoo/models`.
         model (`dict[str, Any]`): every field of the method's configuration.
-        data (`DataConfig`): which images, and how they are read.
-        views (`ViewsConfig`): augmentation.
-        optim (`OptimConfig`): optimiser and learning rate.
-        train (`TrainConfig`): length, batch, checkpoints, logging.
-        evaluation (`EvaluationConfig`): k-NN protocol.
     """
 
     method: str
@@ -95,14 +90,11 @@ class Recipe:
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe; keys that the file leaves out get their defaults.
+    """Read a recipe. Missing keys get their defaults, a null `train.output_dir` the name of the file.
 
     Args:
         path (`str` or `Path`): a YAML file.
         overrides (`Sequence[str]`): `dotted.key=value`, later ones win; the value is read as YAML.
-
-    Returns:
-        `Recipe`: complete; `train.output_dir` is filled in from the file's name when it was null.
 
     Raises:
         RecipeError: for a missing file, an unknown key, a wrong type or an impossible value, with the place.
@@ -131,17 +123,7 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def recipe_from_dict(data: Mapping[str, Any]) -> Recipe:
-    """Check plain data, such as the content of a YAML file, and fill in the defaults.
-
-    Args:
-        data (`Mapping[str, Any]`): sections by name.
-
-    Returns:
-        `Recipe`: complete.
-
-    Raises:
-        RecipeError: as for `load_recipe`.
-    """
+    """Check plain data, sections by name, and fill in the defaults; errors as for `load_recipe`."""
     return _build(_given(dict(data), place="recipe", lines={}))
 
 

@@ -33,14 +33,9 @@ from ssl_zoo.training.recipe import Recipe, load_recipe
 __all__ = ["Session", "open_session"]
 
 
-# What may change between a run and its continuation: none of it changes the result.
-_FREE_TO_CHANGE = frozenset(
-    f"train.{name}"
-    for name in (
-        *("output_dir", "resume", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps"),
-        *("trackers", "trace", "num_processes", "max_steps"),
-    )
-)
+# Keys of `train` that may change between a run and its continuation: none of them changes the result.
+_FREE_TO_CHANGE = {"output_dir", "resume", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps"}
+_FREE_TO_CHANGE |= {"trackers", "trace", "num_processes", "max_steps"}
 
 
 @dataclass
@@ -97,21 +92,15 @@ class Session:
             self.position.advance(batch)
             self.corrupt.update(batch)
 
-    def state_dict(self) -> dict[str, Any]:
-        """State of this process that isn't in the model or the optimiser, as plain data."""
-        counted = {"num_rows": self.corrupt.num_rows, "num_corrupt": self.corrupt.num_corrupt}
-        return {"data": self.position.state_dict(), "counted": counted}
-
     def crosses_epoch(self, every: float) -> bool:
         """Whether the step just done ended another `every` epochs."""
         done, before = (int(step / (every * self.plan.steps_per_epoch)) for step in (self.step, self.step - 1))
         return done > before
 
     def share_buffers(self) -> None:
-        """Give every process the main one's running statistics of batch norm; they drift apart between calls.
+        """Give every process the main one's running statistics of batch norm, which drift apart between calls.
 
-        Only evaluation reads them, and only the main process's are ever saved. Other state (banks, tables) is the same
-        on all processes anyway.
+        Only evaluation reads them, and only the main process's are saved. Other state (banks) is the same anyway.
         """
         broadcast_running_statistics_(self.core)
 
@@ -121,11 +110,12 @@ class Session:
         done = list_checkpoints(folder)
         if done and done[-1].name == f"step-{self.step:08d}":
             return done[-1]
+        counted = {"num_rows": self.corrupt.num_rows, "num_corrupt": self.corrupt.num_corrupt}
         return save_checkpoint(
             self.accelerator,
             folder,
             self.step,
-            self.state_dict(),
+            {"data": self.position.state_dict(), "counted": counted},
             extra={"config.json": self.core.config.to_json_string()},
             keep=self.recipe.train.keep_checkpoints,
         )
@@ -203,13 +193,16 @@ def open_session(recipe: Recipe) -> Session:
     passes = TrainingPasses(
         source, recipe, batch_size=plan.micro_batch_size, device=accelerator.device, memory_format=memory_format
     )
+    settings = {
+        name: value for name, value in flatten(recipe.to_dict()).items() if isinstance(value, int | float | str)
+    }
     log = RunLog(
         accelerator,
         run,
         step=step,
         last_step=plan.stop_step,
         images_per_step=train.global_batch_size,
-        settings=_scalar_settings(recipe.to_dict()) if train.trackers else None,
+        settings=settings if train.trackers else None,
         trace=train.trace,
     )
     log.say(
@@ -248,14 +241,10 @@ def _prepare_folder(recipe: Recipe, run: Path, *, create: bool) -> None:
     differing = [
         text
         for name, text in differences(load_recipe(path).to_dict(), recipe.to_dict()).items()
-        if name not in _FREE_TO_CHANGE and not name.startswith("evaluation.")
+        if name.removeprefix("train.") not in _FREE_TO_CHANGE and not name.startswith("evaluation.")
     ]
     if differing:
         raise RecipeError(
             f"'{run}' holds a run with another recipe: {'; '.join(differing)}. "
             f"Choose another `train.output_dir`, or delete the folder to start anew"
         )
-
-
-def _scalar_settings(recipe: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in flatten(recipe).items() if isinstance(value, int | float | str)}

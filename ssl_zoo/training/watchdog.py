@@ -14,12 +14,9 @@ __all__ = ["Watchdog", "feature_rank"]
 class Watchdog:
     """Turns logged metrics into warnings.
 
-    Symptoms are reported when there were some for `patience` looks in a row, and again after 2, 4, 8, ... times as
-    many.
-
     Args:
         model (`SSLForPreTraining`): Knows how its method fails.
-        patience (`int`): Looks in a row.
+        patience (`int`): Looks in a row with symptoms until they are reported; again after 2, 4, 8, ... times as many.
     """
 
     def __init__(self, model: SSLForPreTraining, patience: int = 3) -> None:
@@ -28,14 +25,7 @@ class Watchdog:
         self._streak = 0
 
     def look(self, metrics: dict[str, float]) -> list[str]:
-        """Judge one set of metrics.
-
-        Args:
-            metrics (`dict`): What was logged, with `effective_rank` beside the scalars of the model's output.
-
-        Returns:
-            Warnings to show now; mostly none.
-        """
+        """Return the warnings to show now, mostly none, for logged scalars of the model and the `effective_rank`."""
         symptoms = self._model.health(metrics)
         if metrics.get("effective_rank", math.inf) < 2.0:
             symptoms.append(

@@ -152,11 +152,10 @@ class ZooEntry:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "ZooEntry":
         """Build an entry from the output of `to_dict`, also from its JSON."""
-        measured = (Measured(**{**line, "commits": tuple(line["commits"])}) for line in data["measured"])
         nested = {
             "license": License(**data["license"]),
             "reported": tuple(Reported(**line) for line in data["reported"]),
-            "measured": tuple(measured),
+            "measured": tuple(Measured(**{**line, "commits": tuple(line["commits"])}) for line in data["measured"]),
         }
         return cls(**{**data, **nested})
 
@@ -177,10 +176,7 @@ def load_index() -> dict[str, ZooEntry]:
 
 
 def find_entry(name: str) -> ZooEntry:
-    """Look up an entry.
-
-    Args:
-        name (`str`): Such as `"mira-resnet50.imagenet1k-800ep"`.
+    """Look up an entry by its name, such as `"mira-resnet50.imagenet1k-800ep"`.
 
     Raises:
         ValueError: for an unknown name; the message has the nearest ones.
@@ -196,10 +192,7 @@ model_info = find_entry
 
 
 def release_license(method: str) -> License:
-    """The licence of the authors' release of a method.
-
-    Args:
-        method (`str`): Such as `"mira"`.
+    """The licence of the authors' release of a method, such as `"mira"`.
 
     Raises:
         ValueError: if the zoo has no checkpoint of the authors, or they are under different licences.
@@ -216,15 +209,12 @@ def release_license(method: str) -> License:
 
 
 def list_models(method: str | None = None, backbone: str | None = None, dataset: str | None = None) -> list[str]:
-    """List the models of the zoo; the filters take wildcards, as `timm.list_models` does.
+    """List the names of the zoo's models, sorted; the filters take wildcards, as `timm.list_models` does.
 
     Args:
         method (`str`, *optional*): Such as `"mira"` or `"cmsf"`.
         backbone (`str`, *optional*): Such as `"resnet50"` or `"resnet*"`.
         dataset (`str`, *optional*): What it was trained on, such as `"imagenet-1k"` or `"cifar*"`.
-
-    Returns:
-        `list[str]`: Names, sorted; `ssl_zoo.model_info(name)` has the entry of each.
 
     Raises:
         ValueError: for a filter that fits no model of the zoo by itself; the message lists the values.

@@ -30,14 +30,7 @@ _BLUR_SIGMAS = 3.0  # 0.3 % of the weight of a Gaussian is beyond
 
 
 def pack_parameters(parameters: Sequence[ViewParameters]) -> torch.Tensor:
-    """Pack the parameters that [`DeviceAugment`] needs; crop and affine are done before.
-
-    Args:
-        parameters (`Sequence[ViewParameters]`): One per sample, of one view.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, columns)`: float32.
-    """
+    """Pack what [`DeviceAugment`] needs of one view of each sample: float32 `(batch, columns)`."""
     return torch.tensor([_pack(one) for one in parameters], dtype=torch.float32)
 
 
@@ -119,13 +112,9 @@ def device_augments(config: ViewsConfig) -> Iterator[DeviceAugment]:
 
 
 def luma(x: torch.Tensor) -> torch.Tensor:
-    """Grey of RGB pixels (ITU-R 601-2), rounded as in PIL; all sums are whole numbers that are exact in float32.
+    """Grey `(batch, 1, height, width)` of RGB pixels `(batch, 3, height, width)` (ITU-R 601-2), rounded as in PIL.
 
-    Args:
-        x (`torch.Tensor` of shape `(batch, 3, height, width)`): Whole numbers from 0 to 255.
-
-    Returns:
-        `torch.Tensor` of shape `(batch, 1, height, width)`: the same.
+    Pixels and grey are whole numbers from 0 to 255, so all sums are exact in float32.
     """
     red, green, blue = x.split(1, dim=1)
     total: torch.Tensor = (red * 19595).add_(green, alpha=38470).add_(blue, alpha=7471)
@@ -136,13 +125,10 @@ def blend(x: torch.Tensor, factor: torch.Tensor, *, to_mean: torch.Tensor, to_gr
     """Move pixels away from black, from the image's mean grey or from their own grey by a factor.
 
     Args:
-        x (`torch.Tensor` of shape `(batch, 3, height, width)`): Whole numbers from 0 to 255.
+        x (`torch.Tensor` of shape `(batch, 3, height, width)`): Whole numbers from 0 to 255, as is the result.
         factor (`torch.Tensor` of shape `(batch, 1, 1, 1)`): 1 changes nothing, 0 gives black or the grey.
         to_mean (`torch.Tensor` of shape `(batch, 1, 1, 1)`): 1 where it is the mean grey, else 0.
         to_gray (`torch.Tensor` of shape `(batch, 1, 1, 1)`): 1 where it is their own grey, else 0.
-
-    Returns:
-        `torch.Tensor`: shape and values as `x`.
     """
     gray = luma(x)
     mean = gray.mean(dim=(2, 3), keepdim=True).add_(0.5).floor_()
@@ -155,20 +141,16 @@ def turn_hue(x: torch.Tensor, steps: torch.Tensor) -> torch.Tensor:
     """Turn the hue by so many 255ths of the circle, with hue and saturation rounded to 8 bits as PIL does.
 
     Args:
-        x (`torch.Tensor` of shape `(batch, 3, height, width)`): Whole numbers from 0 to 255.
+        x (`torch.Tensor` of shape `(batch, 3, height, width)`): Whole numbers from 0 to 255, as is the result.
         steps (`torch.Tensor` of shape `(batch, 1, 1, 1)`): Whole numbers from 0 to 255.
-
-    Returns:
-        `torch.Tensor`: shape and values as `x`.
     """
     red, green, blue = x.split(1, dim=1)
     value = x.amax(1, keepdim=True)
     chroma = value - x.amin(1, keepdim=True)
     is_red, is_green = red == value, green == value
     rise = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
-    sextant = (
-        4 - 2 * is_green.to(x.dtype)
-    ) * ~is_red  # `where` with Python numbers would copy them to the GPU and wait
+    # `where` with Python numbers would copy them to the GPU and wait.
+    sextant = (4 - 2 * is_green.to(x.dtype)) * ~is_red
     hue = (rise / chroma.clamp(min=1) + sextant).remainder_(6).mul_(42.5).floor_()  # 255 / 6
     hue = hue.add_(steps).remainder_(256).mul_(6).div_(255)
     saturation = (chroma * 255).div_(value.clamp(min=1)).floor_()
@@ -183,12 +165,9 @@ def gaussian_blur(x: torch.Tensor, sigma: torch.Tensor, *, radius: int) -> torch
     """Blur each image with a Gaussian of its own, by rows and then by columns; mirrored at the borders.
 
     Args:
-        x (`torch.Tensor` of shape `(batch, 3, height, width)`): Whole numbers from 0 to 255.
+        x (`torch.Tensor` of shape `(batch, 3, height, width)`): Whole numbers from 0 to 255, as is the result.
         sigma (`torch.Tensor` of shape `(batch,)`): In pixels; 0 leaves the image as it is.
         radius (`int`): Pixels beyond which the Gaussian is cut off.
-
-    Returns:
-        `torch.Tensor`: shape and values as `x`.
     """
     batch, channels, height, width = x.shape
     radius = min(radius, height - 1, width - 1)  # the limit of reflection padding

@@ -23,7 +23,6 @@ from ssl_zoo.data.view_switches import apply_switches
 
 __all__ = ["change_colors", "change_view", "cut_view", "gaussian_blur", "make_views", "read_views", "turn_hue"]
 
-
 _ANTIALIASED = {"bilinear": torch.ops.aten._upsample_bilinear2d_aa, "bicubic": torch.ops.aten._upsample_bicubic2d_aa}
 _LUMA = (19595 / 65536, 38470 / 65536, 7471 / 65536)  # the grey of PIL (ITU-R 601-2)
 _HALF = 0.498  # PIL truncates, OpenCV rounds; a little below 0.5, so that whole numbers stay the same
@@ -45,25 +44,17 @@ def make_views(image: Image.Image | Pixels, views: Sequence[ViewParameters], *, 
 
 
 def read_views(
-    value: Any,
-    draw: Callable[[tuple[int, int]], list[ViewParameters]],
-    *,
-    interpolation: str,
-    only_cut: bool,
+    value: Any, draw: Callable[[tuple[int, int]], list[ViewParameters]], *, interpolation: str, only_cut: bool
 ) -> tuple[list[Pixels], list[ViewParameters]]:
-    """Decode one image value and make its views; a large photograph is decoded at the resolution that they need.
+    """Decode one image value (see `decode_image`), and make its views; returns them and what was drawn for them.
+
+    A large photograph is decoded at the resolution that the views need.
 
     Args:
-        value: See `decode_image`.
+        value: See `decode_image`, also for the errors.
         draw: Draws the views of an image of a width and height.
         interpolation (`str`): See [`make_views`].
         only_cut (`bool`): Whether to leave out what follows the crop.
-
-    Returns:
-        The views and what was drawn for them.
-
-    Raises:
-        CorruptImageError: See `decode_image`.
     """
     content, views, reduction = read_content(value), None, 1
     if len(content) >= _LARGE_FILE and (size := jpeg_size(content)) is not None:
@@ -99,13 +90,8 @@ def _cut_reduced(image: Image.Image, view: ViewParameters, reduction: int, inter
 def cut_view(image: Pixels, view: ViewParameters, *, interpolation: str) -> Pixels:
     """The crop of a view, resized; nothing else of it but the affine change, which comes before.
 
-    Args:
-        image (`numpy.ndarray` of shape `(height, width, 3)`): uint8.
-        view (`ViewParameters`): What to cut.
-        interpolation (`str`): See [`make_views`].
-
-    Returns:
-        `numpy.ndarray` of shape `(size, size, 3)`: uint8, contiguous; PIL's values or those next to them.
+    The image is uint8 `(height, width, 3)`, the crop uint8 `(size, size, 3)`, contiguous, with PIL's values or
+    those next to them. For `interpolation` see [`make_views`].
     """
     if view.affine is not None:
         image = np.array(apply_affine(Image.fromarray(image), view.affine))
@@ -113,8 +99,7 @@ def cut_view(image: Pixels, view: ViewParameters, *, interpolation: str) -> Pixe
     crop, size = image[top:bottom, left:right], view.size
     resize = _ANTIALIASED.get(interpolation)
     if resize is None:
-        resampling = Image.Resampling[interpolation.upper()]
-        return np.array(Image.fromarray(crop).resize((size, size), resampling))
+        return np.array(Image.fromarray(crop).resize((size, size), Image.Resampling[interpolation.upper()]))
     # With the new axis before the turn, and torch's, the strides are of channels_last: torch then need not repack.
     batch = torch.from_numpy(crop)[None].permute(0, 3, 1, 2)
     resized: Pixels = resize(batch, [size, size], False).permute(0, 2, 3, 1)[0].numpy()
@@ -140,12 +125,9 @@ def change_colors(pixels: Pixels, jitter: Sequence[tuple[int, float]], *, gray: 
     is clipped before the next step.
 
     Args:
-        pixels (`numpy.ndarray` of shape `(height, width, 3)`): uint8.
+        pixels (`numpy.ndarray` of shape `(height, width, 3)`): uint8, as is the result.
         jitter (`Sequence[tuple[int, float]]`): As of [`ViewParameters`].
         gray (`bool`): Whether to convert to grey at the end.
-
-    Returns:
-        `numpy.ndarray` of shape `(height, width, 3)`: uint8.
     """
     pending = _NOTHING
     for step, factor in jitter:

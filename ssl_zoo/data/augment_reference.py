@@ -26,31 +26,14 @@ _JITTER_STEPS: tuple[Callable[[Any, float], Any], ...] = (
 
 
 def make_views(image: Image.Image, views: Sequence[ViewParameters], *, interpolation: str) -> list[Pixels]:
-    """The views of one RGB image, each of shape `(size, size, 3)`.
-
-    Args:
-        image (`PIL.Image.Image`): RGB.
-        views (`Sequence[ViewParameters]`): Drawn for an image of this size.
-        interpolation (`str`): `"nearest"`, `"bilinear"`, `"bicubic"` or `"lanczos"`.
-    """
+    """The views of one RGB image, each of shape `(size, size, 3)`; see `ViewsConfig` for `interpolation`."""
     return [_make_view(image, view, interpolation) for view in views]
 
 
 def read_views(
-    value: Any,
-    draw: Callable[[tuple[int, int]], list[ViewParameters]],
-    *,
-    interpolation: str,
-    only_cut: bool,
+    value: Any, draw: Callable[[tuple[int, int]], list[ViewParameters]], *, interpolation: str, only_cut: bool
 ) -> tuple[list[Pixels], list[ViewParameters]]:
-    """Decode one image value and make its views.
-
-    Args:
-        value: See `decode_image`.
-        draw: Draws the views of an image of a width and height.
-        interpolation (`str`): See [`make_views`].
-        only_cut (`bool`): Ignored: this backend always makes complete views.
-    """
+    """As `augment_fast.read_views`, but `only_cut` is ignored: this backend always makes complete views."""
     image = decode_image(value)
     views = draw(image.size)
     return make_views(image, views, interpolation=interpolation), views

@@ -12,7 +12,6 @@ from ssl_zoo.data.errors import DataError
 
 __all__ = ["Batch", "CorruptCounter", "ReadBatch", "ReadPosition", "ReadSource"]
 
-
 logger = logging.getLogger(__name__)
 
 _MIN_ROWS_TO_JUDGE = 100  # below, the share of corrupt rows says little

@@ -9,7 +9,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from ssl_zoo.data.batch import Batch
 from ssl_zoo.data.decode import CorruptImageError
-from ssl_zoo.data.order import StreamOrder
+from ssl_zoo.data.order import stream_orders
 from ssl_zoo.data.source import ImageSource, Row
 from ssl_zoo.data.stream import join_samples
 from ssl_zoo.data.views import ImageTransform, Sample
@@ -64,9 +64,7 @@ class BlockStream(IterableDataset[BlockBatch]):
     ) -> None:
         super().__init__()
         self._source, self._transform, self._blocks, self._batch_size = source, transform, blocks, batch_size
-        self._order = StreamOrder(
-            source.shard_lengths, stream=0, num_streams=1, block_rows=block_rows, seed=0, shuffle=False
-        )
+        (self._order,) = stream_orders(source.shard_lengths, num_slots=1, rank=0, world_size=1, block_rows=block_rows)
 
     def __iter__(self) -> Iterator[BlockBatch]:
         worker = get_worker_info()

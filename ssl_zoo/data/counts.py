@@ -34,43 +34,41 @@ def count_rows(located: Located, *, split: str) -> npt.NDArray[np.int64]:
 
     Footers of local parquet files are read every time. Whatever takes longer is kept under the `datasets` cache,
     keyed by the commit on the Hub or, for local files, by their names, sizes and times of change.
-
-    Returns:
-        `numpy.ndarray` of shape `(num_shards,)`.
     """
 
     def counts() -> npt.NDArray[np.int64]:
-        shards = _footer_counts(located.files) if _is_parquet(located) else _pass_counts(located.dataset)
+        shards = footers if _is_parquet(located) else _pass_counts(located.dataset)
         total = located.dataset.num_shards
         return _collect(tqdm(shards, total=total, desc=f"Counting the rows of {located.path}", unit="shard", delay=2))
 
+    footers = _read_files(located.files, lambda file: int(pq.read_metadata(file).num_rows))
     if _is_parquet(located) and located.revision is None:
-        return _collect(_footer_counts(located.files))
+        return _collect(footers)
     return _remembered(f"rows-{identify(located, split)}", counts)
 
 
 def read_labels(located: Located, *, split: str, column: str) -> npt.NDArray[np.int64]:
-    """Label of every row, in file order; kept under the `datasets` cache as the counts of `count_rows` are.
+    """Label of every row, in file order, -1 where there is none; cached as the counts of `count_rows` are.
 
     Of parquet files only this column is read, of other formats everything.
-
-    Returns:
-        `numpy.ndarray` of shape `(num_rows,)`: -1 where there is none.
     """
 
     def labels() -> npt.NDArray[np.int64]:
         total = len(located.files) if _is_parquet(located) else None
-        parts = _column(located.files, column) if _is_parquet(located) else _pass_column(located.dataset, column)
+        if _is_parquet(located):
+            parts = _read_files(located.files, lambda file: pq.read_table(file, columns=[column])[column].to_pylist())
+        else:
+            parts = (batch[column] for batch in located.dataset.select_columns([column]).iter(1024))
         bar = tqdm(parts, total=total, desc=f"Reading the labels of {located.path}", unit="part", delay=2)
-        return np.concatenate([_collect(-1 if value is None else value for value in part) for part in bar])
+        return np.concatenate([_collect(part) for part in bar])
 
     if isinstance(located.dataset, datasets.Dataset):
-        return _collect(-1 if value is None else value for value in located.dataset[column])
+        return _collect(located.dataset[column])
     return _remembered(f"labels-{column}-{identify(located, split)}", labels)
 
 
-def _collect(values: Iterable[int]) -> npt.NDArray[np.int64]:
-    return np.array(list(values), dtype=np.int64)
+def _collect(values: Iterable[int | None]) -> npt.NDArray[np.int64]:
+    return np.array([-1 if value is None else value for value in values], dtype=np.int64)
 
 
 def _is_parquet(located: Located) -> bool:
@@ -98,19 +96,6 @@ def _read_files(files: list[str], read: Callable[[Any], T]) -> Iterator[T]:
 
     with ThreadPoolExecutor(max_workers=16) as pool:  # waits for the network, not for the CPU
         yield from pool.map(read_file, files)
-
-
-def _footer_counts(files: list[str]) -> Iterator[int]:
-    return _read_files(files, lambda handle: int(pq.read_metadata(handle).num_rows))
-
-
-def _column(files: list[str], column: str) -> Iterator[list[int | None]]:
-    return _read_files(files, lambda handle: pq.read_table(handle, columns=[column])[column].to_pylist())
-
-
-def _pass_column(dataset: datasets.IterableDataset, column: str) -> Iterator[list[int | None]]:
-    for batch in dataset.select_columns([column]).iter(1024):
-        yield batch[column]
 
 
 def _pass_counts(dataset: datasets.IterableDataset) -> Iterator[int]:

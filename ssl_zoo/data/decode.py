@@ -12,7 +12,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 __all__ = ["CorruptImageError", "Pixels", "decode_image", "read_content"]
 
-
 Pixels = npt.NDArray[np.uint8]
 
 

@@ -12,7 +12,6 @@ from ssl_zoo.data.decode import Pixels, decode_image, read_content
 
 __all__ = ["decode_pixels", "jpeg_size"]
 
-
 _START, _APP1, _START_OF_SCAN = b"\xff\xd8\xff", 0xE1, 0xDA
 _COLORS = ("YCbCr", "RGB", "Gray")
 
@@ -21,16 +20,7 @@ def decode_pixels(value: Any) -> Pixels:
     """Decode one undecoded image value to an array; a JPEG in three quarters of the time of `decode_image`.
 
     JPEGs that are turned, in CMYK or damaged in any way, and all other files, go to `decode_image`: both read the same
-    files, and give the same reasons for those that they don't.
-
-    Args:
-        value: See `decode_image`.
-
-    Returns:
-        `numpy.ndarray` of shape `(height, width, 3)`: uint8, contiguous; the pixels of `decode_image`.
-
-    Raises:
-        CorruptImageError: See `decode_image`.
+    files, and give the same reasons for those that they don't. The array is uint8 `(height, width, 3)`, contiguous.
     """
     content = read_content(value)
     if _is_upright_jpeg(content):

@@ -65,7 +65,7 @@ def write_part(path: Path, sample_ids: npt.NDArray[np.int64], heads: Sequence[He
 
     Args:
         path (`Path`): File to write.
-        sample_ids (`numpy.ndarray` of shape `(rows,)`): Increasing.
+        sample_ids (`numpy.ndarray` of shape `(rows,)`): Increasing, int64.
         heads (`Sequence[Head]`): Of these rows.
         skipped (`list[int]`): Ids of corrupt rows, which have no label.
     """
@@ -87,15 +87,7 @@ def _lists(values: npt.NDArray[np.int32] | npt.NDArray[np.float32]) -> pa.ListAr
 
 
 def read_skipped(path: Path, *, num_rows: int) -> list[int] | None:
-    """Ids of the rows without a label in a part.
-
-    Args:
-        path (`Path`): File of the part.
-        num_rows (`int`): Rows that it must account for.
-
-    Returns:
-        `list[int]` or `None`: `None` where the part is missing or isn't whole.
-    """
+    """Ids of the rows without a label in a part; `None` if it is missing or doesn't account for `num_rows` rows."""
     try:
         file = pq.read_metadata(path)
         skipped: list[int] = json.loads((file.schema.to_arrow_schema().metadata or {})[_SKIPPED])

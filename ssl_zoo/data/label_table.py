@@ -43,10 +43,6 @@ def describe_data(source: ImageSource, config: DataConfig) -> dict[str, Any]:
 def read_label_table(source: ImageSource, config: DataConfig) -> tuple[Labels, int]:
     """Read the labels that `data.label_table` holds for the rows of a source.
 
-    Args:
-        source (`ImageSource`): The images.
-        config ([`DataConfig`]): Says which table and which of its columns.
-
     Returns:
         `numpy.ndarray` of shape `(num_rows,)`: label of each row by its sample id, -1 where the table has none; and
         the number of classes.
@@ -103,7 +99,9 @@ def _fetch(place: str, name: str) -> Path:
         return folder / name
     repo_id, _, revision = place.partition("@")
     if place.startswith((".", "~", "/")) or repo_id.count("/") != 1:
-        raise DataError(f"`data.label_table` is {place!r}, but there is no such folder{_siblings(folder)}")
+        siblings = map(str, folder.parent.iterdir()) if folder.parent.is_dir() else ()
+        hint = did_you_mean(str(folder), list(siblings))
+        raise DataError(f"`data.label_table` is {place!r}, but there is no such folder{hint}")
     try:
         return Path(hf_hub_download(repo_id, name, repo_type="dataset", revision=revision or None))
     except (HFValidationError, HfHubHTTPError, OSError) as error:
@@ -113,11 +111,6 @@ def _fetch(place: str, name: str) -> Path:
         raise DataError(
             f"`data.label_table` is {place!r}, but there is no such folder, and it can't be had from the Hub: {reason}"
         ) from error
-
-
-def _siblings(folder: Path) -> str:
-    parent = folder.parent
-    return did_you_mean(str(folder), [str(child) for child in parent.iterdir()] if parent.is_dir() else [])
 
 
 def _check_data(about: dict[str, Any], place: str, source: ImageSource, config: DataConfig) -> None:

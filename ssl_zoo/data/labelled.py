@@ -1,5 +1,6 @@
 """Chooses the images whose label a method may use, and draws labelled support batches from them."""
 
+import contextlib
 import hashlib
 import random
 from collections.abc import Iterator
@@ -24,7 +25,6 @@ from ssl_zoo.data.views import ImageTransform
 
 
 __all__ = ["LabelledSubset", "SupportSampler", "choose_labelled", "copy_images", "draw_labelled"]
-
 
 Ids = npt.NDArray[np.int64]
 
@@ -64,9 +64,8 @@ def choose_labelled(source: ImageSource, config: DataConfig) -> LabelledSubset:
     if config.labelled_ids is not None:
         chosen = _listed(config.labelled_ids, source)
     else:
-        chosen = draw_labelled(
-            labels, share=config.labelled_share, stratified=config.labelled_stratified, seed=config.labelled_seed
-        )
+        share, seed = config.labelled_share, config.labelled_seed
+        chosen = draw_labelled(labels, share=share, stratified=config.labelled_stratified, seed=seed)
     known_labels = np.full_like(labels, -1)
     known_labels[chosen] = labels[chosen]
     if not (known_labels >= 0).any():
@@ -77,16 +76,13 @@ def choose_labelled(source: ImageSource, config: DataConfig) -> LabelledSubset:
 
 
 def draw_labelled(labels: Ids, *, share: float, stratified: bool, seed: int) -> Ids:
-    """Draw the rows whose label may be learned from.
+    """Draw the rows whose label may be learned from; returns their ids, increasing.
 
     Args:
         labels (`numpy.ndarray` of shape `(num_rows,)`): -1 where there is none; such rows are never drawn.
         share (`float`): Share of the rows, above 0 and up to 1.
         stratified (`bool`): The same share of every class, one image at least, instead of the share of all rows.
         seed (`int`): Seed of the draw.
-
-    Returns:
-        `numpy.ndarray`: row ids, increasing.
     """
     rng = np.random.default_rng(seed)
     groups = [np.flatnonzero(labels == label) for label in range(labels.max() + 1)]
@@ -198,11 +194,7 @@ class SupportSampler:
         return np.concatenate(rows[self._part])
 
     def load(self, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """This process's part of support batch number `batch`.
-
-        Returns:
-            Views `(classes of this process * images_per_class, 3, height, width)`, uint8, and their classes, int64.
-        """
+        """Views `(rows, 3, height, width)`, uint8, and classes `(rows,)`, int64, of the rows that `draw` returns."""
         samples, labels = [], []
         for row in self.draw(batch):
             value = self._images[int(row)]
@@ -216,8 +208,7 @@ class SupportSampler:
 def copy_images(source: ImageSource, subset: LabelledSubset) -> datasets.Dataset:
     """Copy the labelled images, without corrupt ones, to the `datasets` cache, where they are read in any order.
 
-    Returns:
-        `datasets.Dataset`: columns `sample_id`, `image` (undecoded) and `label`, read from disk as they are asked for.
+    The columns are `sample_id`, `image` (undecoded) and `label`.
     """
     ids = subset.ids.numpy()
     identity = repr((source.identity, source.image_column, subset.known_labels[subset.ids].tolist()))
@@ -240,11 +231,8 @@ def _write_images(source: ImageSource, subset: LabelledSubset, target: Path) -> 
     ):
         for row in _all_rows(source, f"Copying {len(subset.ids)} labelled images"):
             label = int(subset.known_labels[row.sample_id])
-            if label < 0:
-                continue
-            try:
-                decode_image(row.image)
-            except CorruptImageError:
-                continue  # training names it when it meets it
-            writer.write({"sample_id": row.sample_id, "label": label, "image": row.image})
+            if label >= 0:
+                with contextlib.suppress(CorruptImageError):  # training names it when it meets it
+                    decode_image(row.image)
+                    writer.write({"sample_id": row.sample_id, "label": label, "image": row.image})
         writer.finalize()

@@ -48,10 +48,7 @@ def locate(path: str, *, name: str | None, split: str, revision: str | None, str
     Raises:
         DataError: No such folder, id, revision, configuration or split; no access; no network; no files.
     """
-    if path == EMBEDDED_NAME:
-        folder = embedded_dataset_dir()
-    else:
-        folder = Path(path).expanduser()
+    folder = embedded_dataset_dir() if path == EMBEDDED_NAME else Path(path).expanduser()
     if folder.is_dir():
         if revision is not None:
             raise DataError(
@@ -81,8 +78,7 @@ def _open(path: str, *, name: str | None, split: str, revision: str | None, stre
     except DataError:
         raise
     except (datasets.exceptions.DatasetsError, OSError, ValueError, HfHubHTTPError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path!r} cannot be opened{hint}: {reason}") from error
+        raise DataError(f"{path!r} cannot be opened{hint}: {' '.join(str(error).split())}") from error
     in_tables = isinstance(builder, datasets.ArrowBasedBuilder)
     return Located(dataset, revision, path, name, [str(file) for file in files.get(split, [])], in_tables)
 

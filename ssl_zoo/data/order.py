@@ -17,7 +17,6 @@ import numpy.typing as npt
 __all__ = ["Reader", "Segment", "StreamOrder", "stream_orders"]
 
 RowT_co = TypeVar("RowT_co", covariant=True)
-
 _SHARDS, _ROWS = 1, 2  # keep the two kinds of permutation apart: numpy reads [seed, 0] and [seed] as the same seed
 
 
@@ -77,8 +76,7 @@ class StreamOrder:
     def locate(self, position: int) -> tuple[int, int, int]:
         """`(epoch, block, rows into the block)` after `position` rows consumed since the start of training."""
         epoch, row = divmod(position, self.num_rows)
-        block, offset = divmod(row, self._block_rows)
-        return epoch, block, offset
+        return epoch, *divmod(row, self._block_rows)
 
     def num_blocks(self) -> int:
         """Blocks per epoch; the last may be short."""
@@ -91,9 +89,8 @@ class StreamOrder:
         segments = self._segments(epoch, self._first + start, self._first + stop)
         if not self._shuffle:
             return segments, np.arange(stop - start)
-        return segments, np.random.default_rng([_ROWS, self._seed, epoch, self._stream, block]).permutation(
-            stop - start
-        )
+        rng = np.random.default_rng([_ROWS, self._seed, epoch, self._stream, block])
+        return segments, rng.permutation(stop - start)
 
     def read(
         self, reader: Reader[RowT_co], position: int, *, num_epochs: int | None

@@ -19,7 +19,6 @@ from ssl_zoo.settings.declare import setting
 
 __all__ = ["DataConfig", "DataError", "ImageSource", "Row", "RowReader", "find_columns", "open_source"]
 
-
 _LABEL_NAMES = ("label", "labels", "cls")
 _TABLE_ROWS = 128
 
@@ -98,25 +97,17 @@ class ImageSource:
         image_column (`str`), label_column (`str` or `None`), class_names (`list[str]` or `None`): As found.
     """
 
-    def __init__(
-        self,
-        config: DataConfig,
-        located: Located,
-        *,
-        shard_lengths: npt.NDArray[np.int64],
-    ) -> None:
+    def __init__(self, config: DataConfig, located: Located, *, shard_lengths: npt.NDArray[np.int64]) -> None:
         dataset = located.dataset
         self.path, self.split, self.revision = config.path, config.split, located.revision
         self.image_column, self.label_column = find_columns(config, dataset.features)
         label = dataset.features[self.label_column] if self.label_column else None
         self.class_names: list[str] | None = list(label.names) if isinstance(label, datasets.ClassLabel) else None
-        ends = np.cumsum(shard_lengths)
-        self.offsets: npt.NDArray[np.int64] = ends - shard_lengths
+        self.offsets: npt.NDArray[np.int64] = np.cumsum(shard_lengths) - shard_lengths
         if config.max_rows is not None:
             shard_lengths = np.clip(config.max_rows - self.offsets, 0, shard_lengths)
-        self.shard_lengths = shard_lengths
+        self.shard_lengths, self.num_shards = shard_lengths, len(shard_lengths)
         self.num_rows = int(shard_lengths.sum())
-        self.num_shards = len(shard_lengths)
         if self.num_rows == 0:
             raise DataError(f"Split {self.split!r} of {self.path!r} has no rows; choose another with `data.split`")
         self.streaming = isinstance(dataset, datasets.IterableDataset)
@@ -126,8 +117,7 @@ class ImageSource:
     def read_labels(self) -> npt.NDArray[np.int64]:
         """Label of every row by its id, -1 where there is none, without a look at the images if that can be.
 
-        Returns:
-            `numpy.ndarray` of shape `(num_rows,)`, or `(num_rows, classes)` where a label is a list of 0 and 1.
+        The shape is `(num_rows,)`, or `(num_rows, classes)` where a label is a list of 0 and 1.
 
         Raises:
             DataError: The set has no column of labels.
@@ -180,8 +170,7 @@ class RowReader:
     """Reads rows of an `ImageSource`; a read that starts where the last one ended does not open the shard again."""
 
     def __init__(self, source: ImageSource) -> None:
-        self._source = source
-        self._next: tuple[int, int] | None = None
+        self._source, self._next = source, (-1, -1)
         self._values: Iterator[tuple[Any, Any]] = iter(())
 
     def read(self, shard: int, start: int, stop: int) -> Iterator[Row]:
@@ -240,17 +229,14 @@ def find_columns(config: DataConfig, features: datasets.Features | None) -> tupl
                 f"`data.{key}` is {column!r}, but {config.path!r} has the columns {list(features)}"
                 f"{did_you_mean(column, features)}"
             )
-    image = config.image_column
-    if image is None:
-        images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
-        if len(images) != 1:
-            raise DataError(
-                f"{config.path!r} has {'several columns' if images else 'no column'} of images"
-                f"{f' ({images})' if images else ''}; name the one to use with `data.image_column`, "
-                f"one of {images or list(features)}"
-            )
-        image = images[0]
-    return image, config.label_column or _find_label(config.path, features)
+    images = [name for name, feature in features.items() if isinstance(feature, datasets.Image)]
+    if config.image_column is None and len(images) != 1:
+        raise DataError(
+            f"{config.path!r} has {'several columns' if images else 'no column'} of images"
+            f"{f' ({images})' if images else ''}; name the one to use with `data.image_column`, "
+            f"one of {images or list(features)}"
+        )
+    return config.image_column or images[0], config.label_column or _find_label(config.path, features)
 
 
 def _find_label(path: str, features: datasets.Features) -> str | None:

@@ -114,8 +114,8 @@ class ViewStream(IterableDataset[Batch]):
         skipped: list[str] = []
         failures = 0  # in a row
         for epoch, row in self._rows(order, position, warn=self._check_order and slot == 0):
-            try:
-                sample = self._sample(epoch, row)
+            try:  # a text is hashed to a seed: neighbouring numbers give unrelated views
+                sample = self._transform.read(row.image, random.Random(f"{self._seed}/{epoch}/{row.sample_id}"))
             except CorruptImageError as error:
                 skipped.append(f"{self._source.path}: row {row.sample_id}: {error}")
                 position, failures = position + 1, failures + 1
@@ -128,12 +128,12 @@ class ViewStream(IterableDataset[Batch]):
                 continue
             # A batch leaves when the next readable row is at hand: rows skipped after it are then counted with it.
             if len(samples) == self._batch_size:
-                yield self._batch(samples, slot, position, skipped)
+                yield join_samples(self._transform, samples, skipped=skipped, stream=slot, position=position)
                 samples, skipped = [], []
             samples.append((sample, row))
             position, failures = position + 1, 0
         if samples:
-            yield self._batch(samples, slot, position, skipped)
+            yield join_samples(self._transform, samples, skipped=skipped, stream=slot, position=position)
 
     def _rows(self, order: StreamOrder, position: int, *, warn: bool) -> Iterator[tuple[int, Row]]:
         """`(epoch, row)` from `position` on."""
@@ -143,13 +143,6 @@ class ViewStream(IterableDataset[Batch]):
                 warn = False
             for index in chosen:
                 yield epoch, rows[index]
-
-    def _sample(self, epoch: int, row: Row) -> Sample:
-        # A text is hashed to a seed: neighbouring numbers give unrelated views.
-        return self._transform.read(row.image, random.Random(f"{self._seed}/{epoch}/{row.sample_id}"))
-
-    def _batch(self, samples: list[tuple[Sample, Row]], slot: int, position: int, skipped: list[str]) -> Batch:
-        return join_samples(self._transform, samples, stream=slot, position=position, skipped=skipped)
 
 
 def join_samples(
@@ -194,17 +187,13 @@ def worker_loader(stream: IterableDataset[T], *, num_workers: int) -> DataLoader
 
 
 def _start_worker(worker: int) -> None:
-    if "cv2" in sys.modules:  # torch computes with one thread here by itself; OpenCV would take one per core
-        sys.modules["cv2"].setNumThreads(0)
-    _obey_parent_only()
-
-
-def _obey_parent_only() -> None:
     """Leave SIGTERM and SIGINT, which reach the whole process group, to the process that trains.
 
     It finishes its step, saves, and ends its workers; they must still obey *its* SIGTERM, by which Python ends them
     when it exits, or it would wait for them forever.
     """
+    if "cv2" in sys.modules:  # torch computes with one thread here by itself; OpenCV would take one per core
+        sys.modules["cv2"].setNumThreads(0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, "sigwaitinfo"):  # Linux; elsewhere nobody can tell who sent a signal
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})

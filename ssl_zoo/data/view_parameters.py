@@ -29,7 +29,6 @@ __all__ = [
     "view_kinds",
 ]
 
-
 GLOBAL_1, GLOBAL_2, LOCAL = range(3)
 BRIGHTNESS, CONTRAST, SATURATION, HUE = range(4)
 

@@ -26,15 +26,7 @@ SWITCHES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {"solarize": solar
 
 
 def apply_switches(pixels: Pixels, names: Iterable[str]) -> Pixels:
-    """Apply some switches to one image.
-
-    Args:
-        pixels (`numpy.ndarray` of shape `(height, width, 3)`): uint8; left as it is.
-        names (`Iterable[str]`): Which, in order.
-
-    Returns:
-        `numpy.ndarray` of shape `(height, width, 3)`: uint8.
-    """
+    """Apply some switches in order to one image `(height, width, 3)`, uint8, which is left as it is."""
     x = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     for name in names:
         x = SWITCHES[name](x)

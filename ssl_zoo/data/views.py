@@ -28,17 +28,11 @@ from ssl_zoo.data.views_config import IMAGENET_MEAN, IMAGENET_STD, ViewsConfig
 
 __all__ = ["EvalView", "ImageTransform", "MultiView", "RawPixels", "Sample", "ViewsConfig"]
 
-
 _CACHED_VALUES = 2**18  # float32 values that fit into the cache of a core while they are normalised
 
 
 class Sample(NamedTuple):
-    """The views of one image before they are collated.
-
-    Attributes:
-        crops (`list[Pixels]`): One array of shape `(height, width, 3)` per view.
-        parameters (`list[ViewParameters]`): Of the views, if the device augments the crops; else empty.
-    """
+    """The views of one image, each `(height, width, 3)`; their parameters, if the device augments them, else none."""
 
     crops: list[Pixels]
     parameters: list[ViewParameters]
@@ -75,18 +69,11 @@ class ImageTransform(ABC):
         return views, [pack_parameters(of_view) for of_view in zip(*parameters, strict=True)]
 
     def to_device(
-        self,
-        batch: Batch,
-        device: torch.device | str,
-        *,
-        memory_format: torch.memory_format = torch.contiguous_format,
+        self, batch: Batch, device: torch.device | str, *, memory_format: torch.memory_format = torch.contiguous_format
     ) -> Batch:
-        """The batch on a device, with views and support in normalised float32.
+        """A batch of 8-bit views on a device, with views and support in normalised float32 of this memory format.
 
-        Args:
-            batch (`Batch`): From the stream, with 8-bit views; the copy of a pinned batch doesn't block the host.
-            device: The target.
-            memory_format: Of the views.
+        The copy of a pinned batch doesn't block the host.
         """
         placed = batch.to(device)
         support = placed.support and (self.normalise(placed.support[0], memory_format), placed.support[1])
@@ -98,23 +85,17 @@ class ImageTransform(ABC):
     def normalise(
         self, pixels: torch.Tensor, memory_format: torch.memory_format = torch.contiguous_format
     ) -> torch.Tensor:
-        """From uint8 to float32, on the device of the pixels.
-
-        Args:
-            pixels (`torch.Tensor` of shape `(batch, 3, height, width)`): From 0 to 255.
-            memory_format: Of the result.
-        """
+        """From uint8 `(batch, 3, height, width)` to float32 of this memory format, on the device of the pixels."""
         scale, shift = (values.to(pixels.device, non_blocking=True) for values in (self._scale, self._shift))
         normalised = torch.empty(pixels.shape, dtype=torch.float32, device=pixels.device, memory_format=memory_format)
-        rows, part = normalised, len(normalised)
+        rows, part = normalised, max(1, len(normalised))
         if memory_format == torch.channels_last:  # rows of interleaved channels are long enough to be vectorised
             rows = normalised.permute(0, 2, 3, 1).flatten(2)
             scale, shift = scale.repeat(pixels.shape[3]), shift.repeat(pixels.shape[3])
         else:
             scale, shift = scale.view(3, 1, 1), shift.view(3, 1, 1)
         if pixels.device.type == "cpu":
-            part = _CACHED_VALUES // pixels.shape[1:].numel()
-        part = max(1, part)
+            part = max(1, _CACHED_VALUES // pixels.shape[1:].numel())
         for target, source, values in zip(normalised.split(part), pixels.split(part), rows.split(part), strict=True):
             target.copy_(source)
             torch.addcmul(shift, values, scale, out=values)
@@ -197,7 +178,6 @@ class EvalView(ImageTransform):
         interpolation (`str`): `"nearest"`, `"bilinear"`, `"bicubic"` or `"lanczos"`.
 
     Attributes:
-        size, mean, std, interpolation: As given.
         identity (`str`): A text that changes when the view does.
     """
 

@@ -10,7 +10,6 @@ from ssl_zoo.settings.declare import setting
 
 __all__ = ["BACKENDS", "IMAGENET_MEAN", "IMAGENET_STD", "INTERPOLATIONS", "ViewsConfig"]
 
-
 BACKENDS = ("fast", "reference", "device")
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

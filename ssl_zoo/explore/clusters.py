@@ -175,16 +175,11 @@ class Clustering:
         return sorted(self.find(text), key=key)
 
     def find(self, text: str) -> list[Cluster]:
-        """Search for clusters.
+        """Search for clusters, which come by number; an empty text finds all.
 
-        Args:
-            text: Number of a cluster (`12` or `#12`), or the name of a class or a part of it: clusters where this
-                class is the most frequent, or that hold a tenth of its images. Where a class has exactly this name,
-                classes whose names contain it don't count; a number is compared with whole names only. An empty text
-                finds all clusters.
-
-        Returns:
-            `list` of [`Cluster`]: by number.
+        The text is the number of a cluster (`12` or `#12`), or the name of a class or a part of it: clusters where
+        this class is the most frequent, or that hold a tenth of its images. Where a class has exactly this name,
+        classes whose names contain it don't count; a number is compared with whole names only.
         """
         text = text.strip().casefold()
         if not text:
@@ -243,13 +238,9 @@ class Clustering:
         return np.asarray(sums / np.maximum(lengths, np.finfo(np.float32).tiny), dtype=np.float32)
 
     def probabilities(self, log_probabilities: torch.Tensor) -> torch.Tensor:
-        """Distribution over clusters of any image, for this mode and temperature.
+        """Distribution over clusters of any image for this mode and temperature, see `distributions.probabilities`.
 
-        Args:
-            log_probabilities (`torch.Tensor` of shape `(..., clusters)`): Of the model, for this head.
-
-        Returns:
-            `torch.Tensor` of shape `(..., clusters)`: float32, sums to 1.
+        It has the shape `(..., clusters)` of the model's log-probabilities for this head; float32.
         """
         return probabilities(
             self.explained, log_probabilities, mode=self.mode, temperature=self.temperature, marginal=self.marginal

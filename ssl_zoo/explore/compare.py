@@ -82,11 +82,10 @@ class Comparison:
 
     def moves(self, start: int = 0, count: int | None = None) -> list[Move]:
         """A page of the images that moved, the most surprising first."""
-        moves: list[Move] = []
-        for image in self.moved[start : None if count is None else start + count].tolist():
-            before, after = int(self.first.pseudo_labels[image]), int(self.second.pseudo_labels[image])
-            moves.append(Move(image, before, after, self.partners.get(before), float(self._surprise[image])))
-        return moves
+        images = self.moved[start : None if count is None else start + count]
+        before, after = (each.pseudo_labels[images].tolist() for each in (self.first, self.second))
+        moved = zip(images.tolist(), before, after, self._surprise[images].tolist(), strict=True)
+        return [Move(image, first, second, self.partners.get(first), value) for image, first, second, value in moved]
 
     def agreement(self, *, limit: int = 60) -> AgreementTable:
         """Images by cluster of both, with the largest clusters of the first at the top and partners on the diagonal.
@@ -124,9 +123,7 @@ def compare(first: Clustering, second: Clustering) -> Comparison:
         ExploreError: They are of different images.
     """
     if first.explained.gallery.identity != second.explained.gallery.identity:
-        raise ExploreError(
-            "These two don't show the same images: open both on the same data, split and number of images"
-        )
+        raise ExploreError("These don't show the same images: open both on the same data, split and number of images")
     return Comparison(first, second)
 
 

@@ -1,6 +1,5 @@
 """The distribution over clusters of each image, summarised: its cluster, the probability of that, the entropy."""
 
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +13,6 @@ from ssl_zoo.functional.assignment import mira_assignment
 
 
 __all__ = ["COLDEST", "HOTTEST", "Distributions", "Mode", "check_settings", "distributions", "modes", "probabilities"]
-
 
 Mode = Literal["softmax", "assignment"]
 
@@ -64,24 +62,18 @@ def distributions(explained: Explained, *, head: int, mode: Mode, temperature: f
     With log-probabilities l of the model, p = softmax(l / temperature). Mode `softmax` takes p; mode `assignment`
     MIRA's mutual information regularised assignment of the whole gallery to p, see `mira_assignment`. The assignment
     at temperature 1 is cached on the disk: it takes seconds for 10,000 images in 3,000 clusters.
-
-    Args:
-        explained ([`Explained`]): What the model computed for the images.
-        head: Which of the model's clusterings.
-        mode: `softmax` or `assignment`.
-        temperature: 1 = the model's own.
     """
     if mode == "softmax":
         return _of_softmax(explained.log_probabilities(head), temperature)
     file = explained.folder / f"assigned-{head}.npz"
-    if temperature != 1.0:
-        return _of_assignment(explained, head, temperature)
-    if file.is_file():
+    if temperature == 1.0 and file.is_file():
         with np.load(file) as kept:
             return Distributions(*(kept[name] for name in Distributions._fields))
-    found = _of_assignment(explained, head, temperature)
-    _keep(file, found)
-    return found
+    assigned = _of_assignment(explained, head, temperature)
+    if temperature == 1.0:
+        with replace_atomically(file, concurrent=True) as partial:  # two visitors may do this at once
+            np.savez(partial, **assigned._asdict())
+    return assigned
 
 
 def probabilities(
@@ -115,19 +107,17 @@ def probabilities(
 
 
 def _of_softmax(log_probabilities: npt.NDArray[np.float16], temperature: float) -> Distributions:
-    parts = []
-    for start in range(0, len(log_probabilities), _BLOCK_ROWS):
-        block = torch.from_numpy(log_probabilities[start : start + _BLOCK_ROWS].astype(np.float32))
-        parts.append(_summary(torch.log_softmax(block / temperature, dim=1)))
-    return _joined(parts)
+    starts = range(0, len(log_probabilities), _BLOCK_ROWS)
+    blocks = (log_probabilities[start : start + _BLOCK_ROWS].astype(np.float32) for start in starts)
+    return _joined([_summary(torch.log_softmax(torch.from_numpy(block) / temperature, dim=1)) for block in blocks])
 
 
 def _of_assignment(explained: Explained, head: int, temperature: float) -> Distributions:
     scores = torch.from_numpy(explained.log_probabilities(head).astype(np.float32))
     beta = float(explained.about["beta"])
-    found = mira_assignment(scores, temperature=temperature, beta=beta, num_iters=_ITERATIONS, tolerance=_TOLERANCE)
+    assigned = mira_assignment(scores, temperature=temperature, beta=beta, num_iters=_ITERATIONS, tolerance=_TOLERANCE)
     tiny = torch.finfo(torch.float32).tiny
-    return _joined([_summary(block.clamp_min(tiny).log_()) for block in found.split(_BLOCK_ROWS)])
+    return _joined([_summary(block.clamp_min(tiny).log_()) for block in assigned.split(_BLOCK_ROWS)])
 
 
 def _summary(logs: torch.Tensor) -> Distributions:
@@ -142,12 +132,6 @@ def _summary(logs: torch.Tensor) -> Distributions:
 
 def _joined(parts: list[Distributions]) -> Distributions:
     labels, confidence, entropy, sums = zip(*parts, strict=True)
-    joined = np.concatenate(labels)
-    return Distributions(
-        joined, np.concatenate(confidence), np.concatenate(entropy), np.asarray(np.sum(sums, axis=0) / len(joined))
-    )
-
-
-def _keep(file: Path, found: Distributions) -> None:
-    with replace_atomically(file, concurrent=True) as partial:  # two visitors may do this at once
-        np.savez(partial, **found._asdict())
+    pseudo_labels = np.concatenate(labels)
+    marginal = np.asarray(np.sum(sums, axis=0) / len(pseudo_labels))
+    return Distributions(pseudo_labels, np.concatenate(confidence), np.concatenate(entropy), marginal)

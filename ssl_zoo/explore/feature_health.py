@@ -17,7 +17,6 @@ from ssl_zoo.functional.neighbors import nearest_neighbors
 
 __all__ = ["NEIGHBORS", "Confusion", "FeatureHealth", "Mistaken", "feature_health"]
 
-
 NEIGHBORS = 20
 """Neighbours that vote."""
 
@@ -27,7 +26,6 @@ _VOTE_TEMPERATURE = 0.07
 # accuracy is known to 1 % (one standard error), and 10,000 images take a quarter of the time.
 _MAX_QUERIES, _MAX_PAIR_ROWS = 2500, 1024
 _BLOCK_ROWS = 256
-_FILE = "feature-health.npz"
 
 Numbers = npt.NDArray[np.int64]
 
@@ -79,9 +77,8 @@ class Confusion:
         true, voted = np.split(inverse, 2)
         shown = np.arange(len(present))
         if len(present) > limit:
-            wrong = true != voted
-            mistakes = np.bincount(true[wrong], minlength=len(present))
-            mistakes += np.bincount(voted[wrong], minlength=len(present))
+            wrong = np.concatenate([part[true != voted] for part in (true, voted)])
+            mistakes = np.bincount(wrong, minlength=len(present))
             shown = np.sort(np.lexsort((shown, -mistakes))[: limit - 1])
         places = np.full(len(present), len(shown))
         places[shown] = np.arange(len(shown))
@@ -134,13 +131,10 @@ def feature_health(explained: Explained) -> FeatureHealth:
 
     Of more than 2,500 images with classes, a random sample of this size is predicted; the neighbours come from all.
 
-    Args:
-        explained ([`Explained`]): At least two images.
-
     Raises:
         ValueError: There is only one image.
     """
-    file = explained.folder / _FILE
+    file = explained.folder / "feature-health.npz"
     if not file.is_file():
         _measure(explained, file)
     with np.load(file) as kept:
@@ -171,23 +165,23 @@ def _measure(explained: Explained, file: Path) -> None:
 
 def _confusion(features: torch.Tensor, classes: Numbers) -> Confusion | None:
     """k-NN among the images that have a class, each left out of its own vote; `None` where fewer than two have."""
-    known = np.flatnonzero(classes >= 0)
-    if len(known) < 2:
+    labelled = np.flatnonzero(classes >= 0)
+    if len(labelled) < 2:
         return None
-    names, labels = np.unique(classes[known], return_inverse=True)
-    bank, bank_labels = features[torch.from_numpy(known)], torch.from_numpy(labels)
-    asked = np.arange(len(known))
+    names, labels = np.unique(classes[labelled], return_inverse=True)
+    bank, bank_labels = features[torch.from_numpy(labelled)], torch.from_numpy(labels)
+    asked = np.arange(len(labelled))
     if len(asked) > _MAX_QUERIES:
         asked = np.sort(np.random.default_rng(0).choice(len(asked), _MAX_QUERIES, replace=False))
-    k = min(NEIGHBORS, len(known) - 1)
+    k = min(NEIGHBORS, len(labelled) - 1)
     votes = []
     for rows in torch.from_numpy(asked).split(_BLOCK_ROWS):
-        found = nearest_neighbors(bank[rows], bank, k=k + 1, chunk_size=max(len(bank), 1))
+        neighbors = nearest_neighbors(bank[rows], bank, k=k + 1, chunk_size=max(len(bank), 1))
         # The image itself need not come first: others may be the same. It counts nothing, nor does the last of k + 1
         # where it isn't among them.
-        others = found.rows != rows.unsqueeze(1)
+        others = neighbors.rows != rows.unsqueeze(1)
         others &= others.cumsum(dim=1) <= k
-        weights = torch.exp((found.similarities - 1) / _VOTE_TEMPERATURE) * others
-        sums = torch.zeros(len(rows), len(names)).scatter_add_(1, bank_labels[found.rows], weights)
+        weights = torch.exp((neighbors.similarities - 1) / _VOTE_TEMPERATURE) * others
+        sums = torch.zeros(len(rows), len(names)).scatter_add_(1, bank_labels[neighbors.rows], weights)
         votes.append(sums.argmax(dim=1))
     return Confusion(names[labels[asked]], names[torch.cat(votes).numpy()], k)

@@ -32,12 +32,7 @@ _SCHEMA = pa.schema([("sample_id", pa.int64()), ("label", pa.int64()), ("image",
 
 
 class Step(NamedTuple):
-    """Progress of long work.
-
-    Attributes:
-        done (`int`), total (`int`): In images.
-        task (`str`): What is being done.
-    """
+    """Progress of long work: images (or iterations) that are done, how many there are, and what is being done."""
 
     done: int
     total: int
@@ -50,6 +45,7 @@ class Gallery:
     Attributes:
         folder (`Path`): Folder of the files.
         about (`dict`): The data set, its revision on the Hub, class names, number of corrupt rows.
+        class_names (`list[str]` or `None`): Names of the classes, if the data set has them.
         sample_ids (`numpy.ndarray` of shape `(images,)`): Row numbers in the split, increasing.
         labels (`numpy.ndarray` of shape `(images,)`): Classes; -1 for images without one.
     """
@@ -57,6 +53,7 @@ class Gallery:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.about: dict[str, Any] = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
+        self.class_names: list[str] | None = self.about["class_names"]
         self._parts = sorted(folder.glob("part-*.parquet"))
         table = pa.concat_tables([pq.read_table(part, columns=["sample_id", "label"]) for part in self._parts])
         self.sample_ids: npt.NDArray[np.int64] = table["sample_id"].to_numpy()
@@ -69,12 +66,6 @@ class Gallery:
     def identity(self) -> str:
         """A text that changes when the images do."""
         return self.folder.name
-
-    @property
-    def class_names(self) -> list[str] | None:
-        """Names of the classes, if the data set has them."""
-        names: list[str] | None = self.about["class_names"]
-        return names
 
     def class_name(self, label: int) -> str:
         """Name of a class for readers."""
@@ -149,9 +140,8 @@ def _fetch(data: DataConfig, source: ImageSource, folder: Path) -> Generator[Ste
                 except CorruptImageError:
                     corrupt += 1
                     continue
-                rows.append(
-                    {"sample_id": row.sample_id, "label": row.label, "image": _bytes(row.image), "small": small}
-                )
+                content = _bytes(row.image)
+                rows.append({"sample_id": row.sample_id, "label": row.label, "image": content, "small": small})
                 if len(rows) % _STEP_ROWS == 0:  # where the work can be stopped: large images take a while
                     yield Step(start + len(rows), total, "fetching images")
         with replace_atomically(file, concurrent=True) as partial:
@@ -172,7 +162,7 @@ def check_image_place(value: Any, data: str) -> None:
     A row may hold the bytes of an image, or only name a file: a table from the Hub could name any file of this server.
 
     Args:
-        value (`dict`, `bytes` or `None`): Undecoded image, as `datasets.Image(decode=False)` gives it.
+        value (`dict`, `bytes` or `None`): Undecoded image, see `decode_image`.
         data (`str`): The data set, as `check_data_name` returned it.
 
     Raises:
@@ -182,15 +172,9 @@ def check_image_place(value: Any, data: str) -> None:
     if path is None:
         return
     outermost = str(path).rpartition("::")[2]  # zip://picture.png::hf://datasets/org/name@main/pictures.zip
-    is_inside = outermost.startswith((f"hf://datasets/{data}@", f"hf://datasets/{data}/")) and ".." not in outermost
-    if not is_inside:
-        folder = Path(data)
-        is_inside = (
-            folder.is_absolute()
-            and "://" not in outermost
-            and Path(outermost).resolve().is_relative_to(folder.resolve())
-        )
-    if not is_inside:
+    on_hub = outermost.startswith((f"hf://datasets/{data}@", f"hf://datasets/{data}/")) and ".." not in outermost
+    is_local = Path(data).is_absolute() and "://" not in outermost
+    if not on_hub and not (is_local and Path(outermost).resolve().is_relative_to(Path(data).resolve())):
         raise DataError(f"A row of {data!r} names a file outside the data set, so the set isn't opened")
 
 

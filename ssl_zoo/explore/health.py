@@ -42,13 +42,7 @@ _ORDER = ("bad", "watch", "good")
 
 @dataclass(frozen=True)
 class Finding:
-    """The result of one check.
-
-    Attributes:
-        level (`str`): `good`, `watch` or `bad`.
-        sentence (`str`): The result.
-        cure (`str`): What to do about it; empty if nothing.
-    """
+    """The result of one check: how bad it is, in a sentence, and what to do about it (empty if nothing)."""
 
     level: Level
     sentence: str
@@ -132,9 +126,8 @@ class Health:
             cure = "Open the largest: they often hold images that the model can't distinguish."
             yield Finding("watch", f"{sentence} {100 * overfull_share:.0f} % of the images.", cure)
         else:
-            largest_percent = 100 * sizes.largest_share
-            sentence = f"Images spread over the clusters; the largest cluster holds {largest_percent:.1f} % of them."
-            yield Finding("good", sentence)
+            percent = f"{100 * sizes.largest_share:.1f} %"
+            yield Finding("good", f"Images spread over the clusters; the largest cluster holds {percent} of them.")
 
     def _information(self) -> Iterator[Finding]:
         if len(self.clustering) < 2:
@@ -189,10 +182,8 @@ class Health:
         yield Finding(level, sentence, "" if level == "good" else cure)
         pairs = [pair for pair in confusion.mistaken(limit=3) if pair.share > 0.25]
         if pairs:
-            named = ", ".join(
-                f"{gallery.class_name(pair.first)} and {gallery.class_name(pair.second)} ({100 * pair.share:.0f} %)"
-                for pair in pairs
-            )
+            name = gallery.class_name
+            named = ", ".join(f"{name(one)} and {name(two)} ({100 * share:.0f} %)" for one, two, share in pairs)
             cure = "Search for their clusters, and check whether images or labels are the cause."
             yield Finding("watch", f"Classes that neighbours confuse: {named}.", cure)
         sentence = f"Clusters and classes have an adjusted mutual information of {self.ami:.2f}; 0 is chance"

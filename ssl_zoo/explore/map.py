@@ -34,8 +34,7 @@ NAMES: dict[str, str] = {"tsne": "t-SNE", "umap": "UMAP", "pacmap": "PaCMAP", "p
 """Names of the methods for readers."""
 
 _PACKAGES = {"tsne": ("openTSNE", "openTSNE"), "umap": ("umap", "umap-learn"), "pacmap": ("pacmap", "pacmap")}
-_COMPONENTS = 50
-_PERPLEXITY, _NEIGHBORS = 30, 15
+_COMPONENTS, _PERPLEXITY, _NEIGHBORS = 50, 30, 15
 _FEWEST = 12  # images; fewer have too few neighbours for anything but a projection
 _EARLY, _LATE, _CHUNK = 250, 500, 25  # iterations
 _EXACT_ROWS = 2048
@@ -95,7 +94,8 @@ def map_positions(explained: Explained, method: MapMethod | Literal["auto"] = "a
             yield Step(0, 1, f"{NAMES[chosen]}, in one go")
             points = _by_library(chosen, components)
         points = _fitted(points)
-        _keep(file, points)
+        with replace_atomically(file, concurrent=True) as partial:
+            np.save(partial, points)
     return Map(points, chosen, _description(chosen, len(points)))
 
 
@@ -114,18 +114,10 @@ class Maps:
     def advance(
         self, explained: Explained, method: MapMethod | Literal["auto"] = "auto", *, seconds: float = 0.5
     ) -> Step | Map:
-        """Work on a map for a while.
-
-        Args:
-            explained ([`Explained`]): What the model computed for the images.
-            method: See [`map_positions`].
-            seconds: About how long; a single step may take longer.
+        """Work on a map for about so many seconds; see [`map_positions`] for the other arguments and the errors.
 
         Returns:
             [`Map`] when it is done, else the [`Step`] that was reached: call again.
-
-        Raises:
-            ExploreError: as [`map_positions`].
         """
         chosen = _chosen(method, len(explained.features))
         points = _read(explained.folder / f"map-{chosen}.npy", len(explained.features))
@@ -232,14 +224,13 @@ def _tsne(components: Floats) -> Generator[Step, None, Floats]:
 def _neighbours(rows: Floats, count: int) -> tuple[npt.NDArray[np.int64], Floats]:
     """Numbers and distances of each row's nearest others, nearest first, `(rows, count)`."""
     values = torch.from_numpy(rows)
-    numbers, distances = [], []
+    nearest = []
     for start in range(0, len(values), _EXACT_ROWS):
         part = torch.cdist(values[start : start + _EXACT_ROWS], values)
-        part[torch.arange(len(part)), torch.arange(start, start + len(part))] = torch.inf
-        nearest = part.topk(count, dim=1, largest=False)
-        numbers.append(nearest.indices)
-        distances.append(nearest.values)
-    return torch.cat(numbers).numpy(), torch.cat(distances).numpy()
+        part.diagonal(start).fill_(torch.inf)
+        nearest.append(part.topk(count, dim=1, largest=False))
+    distances, numbers = map(torch.cat, zip(*nearest, strict=True))
+    return numbers.numpy(), distances.numpy()
 
 
 def _by_library(method: MapMethod, components: Floats) -> Floats:
@@ -272,8 +263,3 @@ def _read(file: Path, images: int) -> Floats | None:
         return None
     fits = points.shape == (images, 2) and points.dtype == np.float32 and bool(np.isfinite(points).all())
     return points if fits else None
-
-
-def _keep(file: Path, points: Floats) -> None:
-    with replace_atomically(file, concurrent=True) as partial:
-        np.save(partial, points)

@@ -49,8 +49,15 @@ def check_model_name(name: str, rules: Rules, revision: str | None = None) -> st
     name = _plain(name, "model")
     entry = load_index().get(name)
     if entry is not None:
+        if entry.folder is None and entry.origin == "ours" and entry.recipe:
+            raise ExploreError(
+                f"'{name}' has no weights to fetch: train it with {entry.recipe}, then open the run's folder"
+            )
         if entry.folder is None:
-            raise ExploreError(_no_weights(name, entry.recipe if entry.origin == "ours" else None))
+            raise ExploreError(
+                f"'{name}' is published in its authors' format only: convert the checkpoint with recipes/convert.py, "
+                "then open the folder or the published repository"
+            )
         name = Path(entry.folder).name
     folder = _inside(name, rules)
     if folder is None:
@@ -71,14 +78,11 @@ def check_model_name(name: str, rules: Rules, revision: str | None = None) -> st
 
 
 def check_data_name(name: str, rules: Rules) -> str:
-    """Resolve a visitor's name of a data set.
+    """Resolve a visitor's name of a data set for `open_source`; a local folder becomes an absolute path.
 
     Args:
         name (`str`): `"embedded"`, a folder inside one of `rules.folders`, or a data set on the Hub (`org/name`).
         rules ([`Rules`]): What this server allows.
-
-    Returns:
-        `str`: for `open_source`; a local folder as an absolute path.
 
     Raises:
         ExploreError: It can't be opened; the message says why.
@@ -142,13 +146,9 @@ def _inside(name: str, rules: Rules) -> Path | None:
     """The folder of this name inside the open folders, with links resolved; `None` if there is none."""
     for root in rules.folders:
         place = (root / name).resolve()  # of an absolute name, this is the name
-        if _is_within(place, root) and place.is_dir():
+        if place.is_relative_to(root.resolve()) and place.is_dir():
             return place
     return None
-
-
-def _is_within(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
 
 
 def _is_hub_id(name: str) -> bool:
@@ -171,9 +171,9 @@ def _check_config(file: Path, name: str, rules: Rules) -> None:
     if kind in method_names() or kind == "timm_wrapper":
         return
     if kind not in CONFIG_MAPPING_NAMES:
+        if config.get("auto_map") and rules.remote_code:
+            return
         if config.get("auto_map"):
-            if rules.remote_code:
-                return
             raise ExploreError(_remote_code(name))
         raise ExploreError(
             f"'{name}' is a model of type '{kind}', which transformers {transformers.__version__} doesn't know"
@@ -205,15 +205,6 @@ def _remote_code(name: str) -> str:
     return (
         f"'{name}' brings Python code of its own, which this server doesn't run; whoever runs the server can allow it "
         "with --allow-remote-code"
-    )
-
-
-def _no_weights(name: str, recipe: str | None) -> str:
-    if recipe:
-        return f"'{name}' has no weights to fetch: train it with {recipe}, then open the run's folder"
-    return (
-        f"'{name}' is published in its authors' format only: convert the checkpoint with recipes/convert.py, then "
-        "open the folder or the published repository"
     )
 
 

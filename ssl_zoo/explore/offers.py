@@ -41,14 +41,9 @@ class DataOffer:
 def models_at_hand(rules: Rules) -> list[str]:
     """Models that need no network, as `check_model_name` takes them: of the zoo, then others in the folders."""
     by_folder = {Path(entry.folder).name: entry.name for entry in load_index().values() if entry.folder is not None}
-    of_zoo: list[str] = []
-    others: list[str] = []
-    for root in rules.folders:
-        for place in sorted(_folders(root)):
-            if (place / "config.json").is_file() or list_run_checkpoints(str(place)):
-                name = by_folder.get(place.name)
-                (others if name is None else of_zoo).append(name or place.name)
-    return list(dict.fromkeys([*of_zoo, *others]))[:_MOST]
+    folders = [place.name for root in rules.folders for place in sorted(_folders(root)) if _is_model(place)]
+    folders.sort(key=lambda name: name not in by_folder)
+    return list(dict.fromkeys(by_folder.get(name, name) for name in folders))[:_MOST]
 
 
 def data_at_hand(rules: Rules) -> list[str]:
@@ -58,12 +53,7 @@ def data_at_hand(rules: Rules) -> list[str]:
 
 
 def look_at_data(name: str, config: str | None, rules: Rules) -> DataOffer:
-    """Splits and columns of a data set, without reading images; the last answers stay in memory.
-
-    Args:
-        name (`str`): As a visitor typed it.
-        config (`str`, *optional*): One of its configurations.
-        rules ([`Rules`]): What this server allows.
+    """Splits and columns of a configuration of a data set, without reading images; the last answers stay in memory.
 
     Raises:
         ExploreError: There is no such data set, or it can't be read.
@@ -107,9 +97,13 @@ def _folders(root: Path) -> list[Path]:
     return [place for place in root.iterdir() if place.is_dir() and place.name[0] != "."] if root.is_dir() else []
 
 
+def _is_model(place: Path) -> bool:
+    return (place / "config.json").is_file() or bool(list_run_checkpoints(str(place)))
+
+
 def _holds_images(place: Path) -> bool:
     """Whether a folder looks like a data set: images or tables up to two levels down, and no model."""
-    if (place / "config.json").is_file() or list_run_checkpoints(str(place)):
+    if _is_model(place):
         return False
     levels = ("*", "*/*", "*/*/*")
     return any(file.suffix.lower() in _IMAGE_FILES for level in levels for file in islice(place.glob(level), 200))

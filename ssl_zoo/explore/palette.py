@@ -29,43 +29,32 @@ _DARK, _LIGHT = (0.28, -0.01, -0.11), (0.91, -0.03, 0.15)
 
 @cache
 def color_of(label: int) -> str:
-    """Colour of a category by its number, always the same one.
+    """Colour `#RRGGBB` of a category by its number, always the same one; `NEUTRAL` for a negative number.
 
-    Args:
-        label: Number of the category; negative for none.
-
-    Returns:
-        `str`: `#RRGGBB`. The first seven are `CATEGORICAL`; from there on hues turn by the golden angle in OKLCH, at
-        three lightnesses in turn.
+    The first seven are `CATEGORICAL`; from there on hues turn by the golden angle in OKLCH, at three lightnesses in
+    turn.
     """
     if label < 0:
         return NEUTRAL
     if label < len(CATEGORICAL):
         return CATEGORICAL[label]
     number = label - len(CATEGORICAL)
-    hue, lightness = number * _GOLDEN_ANGLE, _LIGHTNESS[number % len(_LIGHTNESS)]
-    chroma = _CHROMA
+    hue, lightness, chroma = number * _GOLDEN_ANGLE, _LIGHTNESS[number % len(_LIGHTNESS)], _CHROMA
     while not _is_displayable(color := _linear(lightness, chroma * math.cos(hue), chroma * math.sin(hue))):
         chroma *= 0.95
     return _hex(color)
 
 
 def ramp(value: float) -> str:
-    """Colour of a number in [0, 1]: dark blue for 0, yellow for 1, lightness rising evenly in between.
+    """Colour `#RRGGBB` of a number in [0, 1]: dark blue for 0, yellow for 1, lightness rising evenly in between.
 
-    Args:
-        value: Outside [0, 1] the colour of the nearer end; `NEUTRAL` for NaN.
-
-    Returns:
-        `str`: `#RRGGBB`.
+    Outside [0, 1] it is the colour of the nearer end, for NaN `NEUTRAL`.
     """
     if math.isnan(value):
         return NEUTRAL
     share = min(max(value, 0.0), 1.0)
-    lightness, green_red, blue_yellow = (
-        start + share * (end - start) for start, end in zip(_DARK, _LIGHT, strict=True)
-    )
-    red, green, blue = (min(max(part, 0.0), 1.0) for part in _linear(lightness, green_red, blue_yellow))
+    oklab = (start + share * (end - start) for start, end in zip(_DARK, _LIGHT, strict=True))
+    red, green, blue = (min(max(part, 0.0), 1.0) for part in _linear(*oklab))
     return _hex((red, green, blue))
 
 

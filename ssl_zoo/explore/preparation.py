@@ -136,11 +136,7 @@ def prepare(
 ) -> Generator[Step, None, Explained]:
     """Compute features and scores of a gallery, or read them from the cache; continues where it was stopped.
 
-    Args:
-        explorer ([`Explorer`]): The model.
-        gallery ([`Gallery`]): The images.
-        cache (`Path`): Folder of the cache.
-        num_clusters: Clusters of k-means, for a model without clusters of its own.
+    A model without clusters of its own gets `num_clusters` clusters of k-means.
 
     Yields:
         [`Step`]: After each batch; closing the generator in between loses at most one part.
@@ -177,22 +173,17 @@ def _compute_all(explorer: Explorer, gallery: Gallery, folder: Path) -> Generato
     rows = _BATCH * _PART_BATCHES
     parts = [folder / f"part-{start:07d}.npz" for start in range(0, len(gallery), rows)]
     first = next((number for number, part in enumerate(parts) if not part.is_file()), len(parts))
-    images = gallery.images(first * rows)
-    task = f"looking at the images with {explorer.title}"
+    images, task = gallery.images(first * rows), f"looking at the images with {explorer.title}"
     for number in range(first, len(parts)):
         batches: list[dict[str, npt.NDArray[np.generic]]] = []
-        for _ in range(_PART_BATCHES):
-            batch = list(islice(images, _BATCH))
-            if batch:
-                batches.append(_compute(explorer, batch))
-                yield Step(number * rows + sum(len(part["features"]) for part in batches), len(gallery), task)
+        while len(batches) < _PART_BATCHES and (batch := list(islice(images, _BATCH))):
+            batches.append(_compute(explorer, batch))
+            yield Step(number * rows + sum(len(part["features"]) for part in batches), len(gallery), task)
         joined = {name: np.concatenate([part[name] for part in batches]) for name in batches[0]}
         with replace_atomically(parts[number], concurrent=True) as partial:
             np.savez(partial, **joined)  # type: ignore[arg-type]  # it sees `allow_pickle` in them
     for name in ("scores", "features"):  # features last: they say that all is done
-        arrays = (np.load(part) for part in parts)
-        values = [array[name] for array in arrays if name in array]
-        if values:
+        if values := [array[name] for array in map(np.load, parts) if name in array]:
             _save(folder / f"{name}.npy", np.concatenate(values))
     for part in parts:
         part.unlink()

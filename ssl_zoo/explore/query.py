@@ -3,7 +3,7 @@
 import random
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from PIL import Image
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.views import EvalView, MultiView, ViewsConfig
 from ssl_zoo.explore.clusters import Clustering
-from ssl_zoo.explore.preparation import Explained, Explorer
+from ssl_zoo.explore.preparation import Explorer
 from ssl_zoo.loading.models import ModelLoadError, find_file
 
 
@@ -31,9 +31,9 @@ __all__ = [
     "model_picture",
 ]
 
+Floats = npt.NDArray[np.float32]
 
 MAX_VIEWS = 12
-
 _SMALLEST_BLURRED = 64
 
 
@@ -73,8 +73,8 @@ class ImageReport:
         entropy (`float`): Of `probabilities`, in nats.
     """
 
-    features: npt.NDArray[np.float32]
-    probabilities: npt.NDArray[np.float32]
+    features: Floats
+    probabilities: Floats
     hits: list[Hit]
     neighbors: list[Neighbor]
     entropy: float
@@ -140,15 +140,10 @@ def augmented(
     The views are the global ones of the model's recipe where it has one (of multi-crop, the local ones are left out),
     else SimCLR's (https://huggingface.co/papers/2002.05709); all at the size that the model wants its images in.
 
-    Args:
-        image (`PIL.Image.Image`): RGB.
-        explorer ([`Explorer`]): The model that the gallery was prepared with.
-        clustering ([`Clustering`]): Of the gallery: head, mode and temperature are its.
-        num_views: How many, from 1 to `MAX_VIEWS`.
-        seed: The same seed gives the same views.
+    The image, model and clustering are those of [`look_at`]; the same seed gives the same views.
 
     Raises:
-        ValueError: `num_views` is out of range.
+        ValueError: `num_views` isn't from 1 to `MAX_VIEWS`.
     """
     if not 1 <= num_views <= MAX_VIEWS:
         raise ValueError(f"`num_views` must be from 1 to {MAX_VIEWS}, got {num_views}")
@@ -158,16 +153,11 @@ def augmented(
     batch = torch.stack([explorer.view(image)[0], *transform(image, seed=seed)])
     features, scores = _look(batch, explorer, clustering)
     best = clustering.probabilities(scores).max(dim=1)
-    similarities = features @ features[0]
-    landings = [
-        Landing(
-            Image.fromarray(crop), int(best.indices[row]), float(best.values[row]), float(min(similarities[row], 1.0))
-        )
-        for row, crop in enumerate(crops, start=1)
-    ]
-    cluster = int(best.indices[0])
-    stay = sum(each.cluster == cluster for each in landings)
-    return AugmentedViews(landings, cluster, stay, of_recipe=recipe_views is not None)
+    cluster, *clusters = best.indices.tolist()
+    similarities = np.minimum(features @ features[0], 1.0)[1:].tolist()
+    landed = zip(crops, clusters, best.values[1:].tolist(), similarities, strict=True)
+    landings = [Landing(Image.fromarray(crop), *values) for crop, *values in landed]
+    return AugmentedViews(landings, cluster, clusters.count(cluster), of_recipe=recipe_views is not None)
 
 
 def model_picture(image: Image.Image, explorer: Explorer) -> Image.Image:
@@ -175,24 +165,19 @@ def model_picture(image: Image.Image, explorer: Explorer) -> Image.Image:
     return Image.fromarray(explorer.view.crop(image.convert("RGB"), random.Random(0))[0])
 
 
-def _look(
-    batch: torch.Tensor, explorer: Explorer, clustering: Clustering
-) -> tuple[npt.NDArray[np.float32], torch.Tensor]:
+def _look(batch: torch.Tensor, explorer: Explorer, clustering: Clustering) -> tuple[Floats, torch.Tensor]:
     """Unit features `(batch, width)`, and log-probabilities `(batch, clusters)` of the clustering's head."""
     features, scores = explorer.look(batch)
-    unit = F.normalize(features, dim=1)
+    unit, explained = F.normalize(features, dim=1), clustering.explained
     if scores is not None:
-        return np.asarray(unit.numpy(), dtype=np.float32), scores[:, clustering.head]
-    return np.asarray(unit.numpy(), dtype=np.float32), _kmeans_scores(unit, clustering.explained)
+        chosen = scores[:, clustering.head]
+    else:  # of k-means, as `prepare` gives them to the gallery
+        centers = torch.from_numpy(np.load(explained.folder / "centers.npy"))
+        chosen = F.log_softmax(unit @ centers.T / float(explained.about["temperature"]), dim=1)
+    return np.asarray(unit.numpy(), dtype=np.float32), chosen
 
 
-def _kmeans_scores(unit: torch.Tensor, explained: Explained) -> torch.Tensor:
-    """Log-probabilities of the clusters of k-means, as `prepare` gives them to the gallery."""
-    centers = torch.from_numpy(np.load(explained.folder / "centers.npy"))
-    return F.log_softmax(unit @ centers.T / float(explained.about["temperature"]), dim=1)
-
-
-def _largest(values: npt.NDArray[np.float32], count: int) -> list[int]:
+def _largest(values: Floats, count: int) -> list[int]:
     """Places of the largest values, the largest first; of equals, the earlier first."""
     return [int(place) for place in np.argsort(-values, kind="stable")[:count]]
 
@@ -220,9 +205,6 @@ def _recipe_views(name: str, revision: str | None, fingerprint: str) -> ViewsCon
     """The views that the model was trained with; `None` where there is no recipe, or none that is understood."""
     try:
         file = find_file(name, "recipe.yaml", revision=revision)
-        if file is None:
-            return None
-        recipe: Any = yaml.safe_load(file.read_text(encoding="utf-8"))
-        return ViewsConfig(**recipe["views"])
+        return ViewsConfig(**yaml.safe_load(file.read_text(encoding="utf-8"))["views"]) if file else None
     except (ModelLoadError, DataError, OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         return None  # a recipe of another version, or of another library; the page names the fallback

@@ -16,9 +16,6 @@ class Recent(Generic[T]):
 
     Unlike `functools.lru_cache` it keeps no reference to what a value was made from, and can be asked for a value
     without making it.
-
-    Args:
-        size (`int`): Values that are kept at most.
     """
 
     def __init__(self, size: int) -> None:

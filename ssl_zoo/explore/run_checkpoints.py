@@ -25,14 +25,10 @@ class RunCheckpoint(NamedTuple):
 
 
 def list_run_checkpoints(name: str) -> list[RunCheckpoint]:
-    """List the models of a training run, oldest first, for a slider over epochs.
+    """List the models of a training run, oldest first, given its folder, its `model/` or one of its checkpoints.
 
-    Args:
-        name: Folder of the run, its `model/`, or one of its checkpoints.
-
-    Returns:
-        `list` of [`RunCheckpoint`]: `checkpoints/step-*` that can be loaded, then `model/`; empty if `name` is no
-        folder of a run. A checkpoint of the same step as the final model is left out: they are the same.
+    They are the `checkpoints/step-*` that can be loaded, then `model/`; none if `name` isn't a folder of a run. A
+    checkpoint of the same step as the final model is left out: they are the same.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():

@@ -6,14 +6,7 @@ import io
 from collections.abc import Callable
 from pathlib import Path
 
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-)
+from PIL import BmpImagePlugin, GifImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from ssl_zoo.data.decode import CorruptImageError, decode_image
 from ssl_zoo.explore.workbench import ExploreError
@@ -53,21 +46,15 @@ _MAX_SHAPE = 20
 
 
 class UploadError(ExploreError):
-    """A visitor's file is no image that can be read; the message says why."""
+    """A visitor's file isn't an image that can be read; the message says why."""
 
 
 def read_upload(data: bytes | Path) -> Image.Image:
-    """Read an image of a visitor.
+    """Read an image of a visitor from its file or path; returns it in RGB, without any metadata.
 
     Nothing is decoded before the size of the file and the number of pixels in its header are checked. Of an animation
     the first frame is read; orientation, transparency and depth are handled as in training. Large images are averaged
     down by whole factors, to a short side of at least 1,024 pixels.
-
-    Args:
-        data (`bytes` or `Path`): The image file, or its path.
-
-    Returns:
-        `PIL.Image.Image` of mode `"RGB"`, without any metadata.
 
     Raises:
         UploadError: The file is too large, of another kind, damaged, or has too many pixels.

@@ -77,14 +77,11 @@ class Request:
         values: dict[str, Any] = {}
         for field in fields(cls):
             value = str(query.get(field.name) or "").strip()
-            if not value:
-                continue
-            if field.name in ("images", "clusters"):
-                if not value.isdecimal() or int(value) < 1:
-                    raise ExploreError(f"`{field.name}` must be a whole number of at least 1, got '{value}'")
-                values[field.name] = int(value)
-            else:
-                values[field.name] = value
+            is_number = field.name in ("images", "clusters")
+            if value and is_number and (not value.isdecimal() or int(value) < 1):
+                raise ExploreError(f"`{field.name}` must be a whole number of at least 1, got '{value}'")
+            if value:
+                values[field.name] = int(value) if is_number else value
         return cls(**values)
 
     def to_query(self) -> dict[str, str]:

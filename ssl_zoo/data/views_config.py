@@ -1,7 +1,6 @@
 """The `views` section of a recipe."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ssl_zoo.data.errors import DataError
@@ -59,11 +58,11 @@ class ViewsConfig:
         """Check every value; an error names the key, the value and what is expected."""
         for key, low in (("global_crops", 1), ("global_size", 1), ("local_crops", 0), ("local_size", 1)):
             _require(getattr(self, key) >= low, key, getattr(self, key), f"at least {low}")
-        for key in ("global_scale", "local_scale"):
-            _require_range(key, getattr(self, key), low=0.0, high=1.0)
-        for key in ("aspect_ratio", "affine_scale"):
-            _require_range(key, getattr(self, key), low=0.0, high=math.inf)
-        _require_range("blur_sigma", self.blur_sigma, low=0.0, high=math.inf)
+        highest = {"global_scale": 1.0, "local_scale": 1.0}
+        for key in ("global_scale", "local_scale", "aspect_ratio", "affine_scale", "blur_sigma"):
+            value, high = getattr(self, key), highest.get(key, math.inf)
+            ok = len(value) == 2 and 0 < value[0] <= value[1] <= high
+            _require(ok, key, value, f"[smallest, largest] with 0 < smallest <= largest <= {high:g}")
         ok = self.interpolation in INTERPOLATIONS
         _require(ok, "interpolation", self.interpolation, f"one of {list(INTERPOLATIONS)}")
         _require(self.backend in BACKENDS, "backend", self.backend, f"one of {list(BACKENDS)}")
@@ -83,8 +82,3 @@ class ViewsConfig:
 def _require(ok: bool, key: str, value: object, expected: str) -> None:
     if not ok:
         raise DataError(f"`views.{key}` must be {expected}, got {value!r}")
-
-
-def _require_range(key: str, value: Sequence[float], *, low: float, high: float) -> None:
-    ok = len(value) == 2 and low < value[0] <= value[1] <= high
-    _require(ok, key, value, f"[smallest, largest] with {low:g} < smallest <= largest <= {high:g}")

@@ -43,7 +43,7 @@ class Gallery:
     """Images on this machine; the files are read when they are needed.
 
     Attributes:
-        folder (`Path`): Folder of the files.
+        folder (`Path`), identity (`str`): Folder of the files, and its name, which changes when the images do.
         about (`dict`): The data set, its revision on the Hub, class names, number of corrupt rows.
         class_names (`list[str]` or `None`): Names of the classes, if the data set has them.
         sample_ids (`numpy.ndarray` of shape `(images,)`): Row numbers in the split, increasing.
@@ -51,7 +51,7 @@ class Gallery:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder, self.identity = folder, folder.name
         self.about: dict[str, Any] = json.loads((folder / "gallery.json").read_text(encoding="utf-8"))
         self.class_names: list[str] | None = self.about["class_names"]
         self._parts = sorted(folder.glob("part-*.parquet"))
@@ -61,11 +61,6 @@ class Gallery:
 
     def __len__(self) -> int:
         return len(self.sample_ids)
-
-    @property
-    def identity(self) -> str:
-        """A text that changes when the images do."""
-        return self.folder.name
 
     def class_name(self, label: int) -> str:
         """Name of a class for readers."""

@@ -173,11 +173,8 @@ class Health:
         error = math.sqrt(chance * (1 - chance) / len(confusion.classes))
         sentence = f"{confusion.neighbors} neighbours predict the class of {100 * accuracy:.0f} % of the images; the "
         sentence += f"most frequent class is right for {100 * chance:.0f} %."
-        level: Level = "good"
-        if accuracy <= chance + 3 * error:
-            level = "bad"
-        elif (accuracy - chance) / (1 - chance) < 0.1:
-            level = "watch"
+        is_chance = accuracy <= chance + 3 * error
+        level: Level = "bad" if is_chance else "watch" if (accuracy - chance) / (1 - chance) < 0.1 else "good"
         cure = "The features don't separate these classes: look at the map coloured by class."
         yield Finding(level, sentence, "" if level == "good" else cure)
         pairs = [pair for pair in confusion.mistaken(limit=3) if pair.share > 0.25]

@@ -29,19 +29,16 @@ _HUB_ADDRESS = re.compile(r"(?:https?://)?(?:www\.)?(?:huggingface\.co|hf\.co)/(
 
 
 def check_model_name(name: str, rules: Rules, revision: str | None = None) -> str:
-    """Resolve a visitor's name of a model before any weights are fetched.
+    """Resolve a visitor's name of a model for `load_explorer`, before any weights are fetched.
 
     A model is a folder inside one of `rules.folders` (`"mira-cifar10"`, an embedded model, is one), a name of the zoo
     whose weights are in such a folder, a timm model, or a repository on the Hub. Its configuration must be of a vision
-    model, and bring no code of its own unless `rules.remote_code`.
+    model, and bring no code of its own unless `rules.remote_code`. A local folder becomes an absolute path.
 
     Args:
         name (`str`): As typed.
         rules ([`Rules`]): What this server allows.
         revision (`str`, *optional*): Commit, branch or tag on the Hub.
-
-    Returns:
-        `str`: for `load_explorer`; a local folder as an absolute path.
 
     Raises:
         ExploreError: It can't be opened; the message says why.

@@ -98,24 +98,16 @@ class Explained:
     Attributes:
         gallery ([`Gallery`]): The images.
         folder (`Path`): Folder of the results; others may be cached beside them.
-        about (`dict`): Name and title of the model, clusters per head, whether they are of k-means.
+        about (`dict`): Name and title of the model, whether the clusters are of k-means, and how they were computed.
+        num_heads, num_clusters (`int`): Number of clusterings, and clusters of each.
         features (`numpy.ndarray` of shape `(images, width)`): float32, memory-mapped.
     """
 
     def __init__(self, gallery: Gallery, folder: Path, features: Path) -> None:
         self.gallery, self.folder = gallery, folder
         self.about: dict[str, Any] = json.loads((folder / "about.json").read_text(encoding="utf-8"))
+        self.num_heads, self.num_clusters = int(self.about["num_heads"]), int(self.about["num_clusters"])
         self.features: npt.NDArray[np.float32] = np.load(features, mmap_mode="r")
-
-    @property
-    def num_heads(self) -> int:
-        """Number of clusterings."""
-        return int(self.about["num_heads"])
-
-    @property
-    def num_clusters(self) -> int:
-        """Clusters of each head."""
-        return int(self.about["num_clusters"])
 
     def log_probabilities(self, head: int = 0) -> npt.NDArray[np.float16]:
         """Log-probability of each cluster, `(images, clusters)`, float16, memory-mapped.

@@ -14,14 +14,7 @@ from safetensors.torch import save_file
 
 from ssl_zoo.atomic import replace_atomically
 from ssl_zoo.conversion.corinfomax import CorinfomaxBackboneLayout, CorinfomaxLayout
-from ssl_zoo.conversion.layout import (
-    Checkpoint,
-    Conversion,
-    ConversionError,
-    Layout,
-    model_tensors,
-    saved_class_name,
-)
+from ssl_zoo.conversion.layout import Checkpoint, Conversion, ConversionError, Layout, model_tensors, saved_class
 from ssl_zoo.conversion.mean_shift import MeanShiftLayout, ambiguity
 from ssl_zoo.conversion.mira import MiraLayout
 from ssl_zoo.conversion.reading import read_checkpoint
@@ -40,10 +33,7 @@ LAYOUTS: tuple[Layout, ...] = (
     MiraLayout(),
     CorinfomaxLayout(),
     CorinfomaxBackboneLayout(),
-    MeanShiftLayout("msf"),
-    MeanShiftLayout("cmsf-self"),
-    MeanShiftLayout("cmsf-semi"),
-    MeanShiftLayout("cmsf-sup"),
+    *(MeanShiftLayout(name) for name in ("msf", "cmsf-self", "cmsf-semi", "cmsf-sup")),
     *SELA_LAYOUTS,
 )
 """All that can be read. A new one is a class in a module of its own and a line here."""
@@ -92,12 +82,12 @@ def convert_checkpoint(
     """
     out = Path(out)
     entry, candidates = _candidates(name)
-    _refuse_occupied(out)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConversionError(f"'{out}' is not empty; give a new or an empty folder as OUT")
     if branch is not None and not any(branch in layout.branches for layout in candidates):
         branches = sorted({name for layout in candidates for name in layout.branches})
-        choices = (
-            f"must be one of {', '.join(branches)}" if len(branches) > 1 else "must be left out (there is one network)"
-        )
+        several, single = f"must be one of {', '.join(branches)}", "must be left out (there is one network)"
+        choices = several if len(branches) > 1 else single
         raise ConversionError(f"--branch {choices} for '{name}', got '{branch}'")
     checkpoint = read_checkpoint(file)
     layout, note = _recognise(name, candidates, checkpoint)
@@ -109,9 +99,8 @@ def convert_checkpoint(
     except (ValueError, StrictDataclassError) as error:
         if isinstance(error, ConversionError):
             raise
-        raise ConversionError(
-            f"'{checkpoint.file}' gives no valid configuration of {layout.method}: {error}"
-        ) from error
+        where = f"'{checkpoint.file}' gives no valid configuration of {layout.method}"
+        raise ConversionError(f"{where}: {error}") from error
     if entry is None:
         point_to_entries(checkpoint, layout.method)
     else:
@@ -139,9 +128,8 @@ def _candidates(name: str) -> tuple[ZooEntry | None, list[Layout]]:
         entry = find_entry(name)
     except ValueError as error:
         methods = ", ".join(sorted({layout.method for layout in LAYOUTS}))
-        raise ConversionError(
-            f"NAME must be `auto`, a method ({methods}) or an entry of the zoo, got '{name}': {error}"
-        ) from error
+        expected = f"`auto`, a method ({methods}) or an entry of the zoo"
+        raise ConversionError(f"NAME must be {expected}, got '{name}': {error}") from error
     layouts = [layout for layout in LAYOUTS if layout.name == entry.layout]
     if not layouts:
         if entry.origin == "ours":
@@ -169,16 +157,9 @@ def _recognise(name: str, candidates: Collection[Layout], checkpoint: Checkpoint
         )
     note = ambiguity(fitting[0].name, [layout.name for layout in fitting])
     if len(fitting) > 1 and not note:
-        raise ConversionError(
-            f"'{checkpoint.file}' fits several layouts; give one of {', '.join(layout.name for layout in fitting)} as "
-            f"NAME"
-        )
+        names = ", ".join(layout.name for layout in fitting)
+        raise ConversionError(f"'{checkpoint.file}' fits several layouts; give one of {names} as NAME")
     return fitting[0], note
-
-
-def _refuse_occupied(out: Path) -> None:
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ConversionError(f"'{out}' is not empty; give a new or an empty folder as OUT")
 
 
 def _write(
@@ -194,7 +175,7 @@ def _write(
         model = source / "model"
         model.mkdir()
         save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
-        conversion.config.architectures = [saved_class_name(conversion)]
+        conversion.config.architectures = [saved_class(conversion).__name__]
         conversion.config.save_pretrained(model)
         text = json.dumps(about, indent=2, ensure_ascii=False) + "\n"
         (source / "conversion.json").write_text(text, encoding="utf-8")
@@ -204,8 +185,7 @@ def _write(
             raise ConversionError(str(error)) from error
         if conversion.label_table is not None:
             _write_labels(conversion.label_table, made / "labels", about, conversion.config)
-        files = sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
-    return files
+        return sorted(path.relative_to(made) for path in made.rglob("*") if path.is_file())
 
 
 def _write_labels(table: torch.Tensor, folder: Path, about: dict[str, Any], config: Any) -> None:

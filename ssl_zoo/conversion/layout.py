@@ -1,6 +1,6 @@
 """Layouts of the authors' checkpoints, and the strict mapping from their tensors to those of our models."""
 
-import importlib
+import sys
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ssl_zoo.models.configuration_base import SSLConfig
-from ssl_zoo.models.registry import pretraining_class_of, public_classes
+from ssl_zoo.models.registry import pretraining_class_of
 
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "is_left_out",
     "model_tensors",
     "same_names",
-    "saved_class_name",
+    "saved_class",
 ]
 
 
@@ -151,21 +151,14 @@ def model_tensors(conversion: Conversion, checkpoint: Checkpoint) -> dict[str, t
             infinity in it.
     """
     expected = _expected_tensors(conversion)
-    given: dict[str, torch.Tensor] = {}
-    sources = dict[str, str]()
-    for name, source in conversion.weights.items():
-        if isinstance(source, str):
-            sources[name] = source
-            if source in checkpoint.state:
-                given[name] = checkpoint.state[source]
-        else:
-            given[name] = source
+    sources = {name: source for name, source in conversion.weights.items() if isinstance(source, str)}
+    given = {name: checkpoint.state[source] for name, source in sources.items() if source in checkpoint.state}
+    given |= {name: made for name, made in conversion.weights.items() if isinstance(made, torch.Tensor)}
     missing = [sources.get(name) or _name_in_checkpoint(name, sources) for name in expected if name not in given]
     unknown = [sources.get(name, f"{name} (made)") for name in given if name not in expected]
     accounted = {*sources.values(), *conversion.used}
-    unexpected = [
-        name for name in checkpoint.state if name not in accounted and not is_left_out(name, conversion.left_out)
-    ]
+    ignored = {name for name in checkpoint.state if is_left_out(name, conversion.left_out)}
+    unexpected = [name for name in checkpoint.state if name not in accounted | ignored]
     misshaped = [
         f"{sources.get(name, name)} {list(given[name].shape)} instead of {list(tensor.shape)}"
         for name, tensor in expected.items()
@@ -190,29 +183,19 @@ def is_left_out(name: str, left_out: Iterable[str]) -> bool:
 
 def _expected_tensors(conversion: Conversion) -> dict[str, torch.Tensor]:
     """Names, shapes and number formats of what is saved of our model; no memory is used."""
-    model_class = _saved_class(conversion)
+    model_class = saved_class(conversion)
     with torch.device("meta"):
         model: nn.Module = model_class(conversion.config)
     ignored = set(getattr(model_class, "_keys_to_ignore_on_save", None) or ())
     return {name: tensor for name, tensor in model.state_dict().items() if name not in ignored}
 
 
-def saved_class_name(conversion: Conversion) -> str:
-    """Name of the class whose tensors are saved, such as `"MiraForPreTraining"`."""
-    return str(_saved_class(conversion).__name__)
-
-
-def _saved_class(conversion: Conversion) -> Any:
-    method: str = conversion.config.model_type
-    return pretraining_class_of(method) if conversion.complete else _model_class_of(method)
-
-
-def _model_class_of(method: str) -> Any:
-    """A method's class of backbone and pooled features."""
-    for name, module in public_classes().items():
-        if name.endswith("Model") and module.startswith(f"ssl_zoo.models.{method}."):
-            return getattr(importlib.import_module(module), name)
-    raise ConversionError(f"the method '{method}' has no backbone class; see ssl_zoo/models")
+def saved_class(conversion: Conversion) -> Any:
+    """The class whose tensors are saved: the pretraining model's, or the backbone's that lies beside it."""
+    pretraining = pretraining_class_of(conversion.config.model_type)
+    if conversion.complete:
+        return pretraining
+    return getattr(sys.modules[pretraining.__module__], pretraining.__name__.replace("ForPreTraining", "Model"))
 
 
 def _name_in_checkpoint(name: str, sources: dict[str, str]) -> str:

@@ -76,20 +76,19 @@ class MeanShiftLayout:
         if branch == "target":
             only = "only the target's backbone was asked for"
             rest = [online, predictor, f"{target}fc.", *(["mlp_head."] if self.name == "cmsf-semi" else [])]
-            backbone = same_names(checkpoint, target, "timm_model.")
-            weights = {name: source for name, source in backbone.items() if not name.startswith("timm_model.fc.")}
             return Conversion(
                 config=config,
-                weights=weights,
+                weights=_backbone(checkpoint, target, "timm_model."),
                 left_out={**left_out, **dict.fromkeys(rest, only)},
                 branch=branch,
                 complete=False,
                 notes="This is the target's backbone, a moving average. The paper evaluates the online one.",
             )
-        weights = {**self._network(checkpoint, online, "timm_model.", "projector.")}
-        weights |= self._network(checkpoint, target, "target_backbone.", "target_projector.")
+        weights, notes = _backbone(checkpoint, online, "timm_model."), ""
+        weights |= same_names(checkpoint, f"{online}fc.", "projector.")
+        weights |= _backbone(checkpoint, target, "target_backbone.")
+        weights |= same_names(checkpoint, f"{target}fc.", "target_projector.")
         weights |= same_names(checkpoint, predictor, "predictor.")
-        notes = ""
         if self.name == "cmsf-semi":
             weights |= same_names(checkpoint, _prefix(state, "mlp_head"), "classifier.network.")
             weights |= {"classifier.is_trained": torch.tensor(True), "classifier.accuracy": torch.zeros(())}
@@ -98,15 +97,6 @@ class MeanShiftLayout:
                 "is not in the file: `classifier.accuracy` is 0 until it is trained again."
             )
         return Conversion(config=config, weights=weights, left_out=left_out, branch=branch, notes=notes)
-
-    def _network(self, checkpoint: Checkpoint, source: str, backbone: str, projector: str) -> dict[str, Any]:
-        """A backbone, and the `fc` that is its projector."""
-        names = same_names(checkpoint, source, backbone)
-        inside = f"{backbone}fc."
-        return {
-            (projector + name.removeprefix(inside) if name.startswith(inside) else name): tensor
-            for name, tensor in names.items()
-        }
 
     def _config(self, checkpoint: Checkpoint, online: str, predictor: str) -> Any:
         state, saved = checkpoint.state, _saved_options(checkpoint)
@@ -141,6 +131,12 @@ class MeanShiftLayout:
 def ambiguity(layout: str, recognised: Collection[str]) -> str:
     """What must be said when a layout was chosen although another has the same names; empty when all is clear."""
     return _AMBIGUOUS if layout == "msf" and "cmsf-sup" in recognised else ""
+
+
+def _backbone(checkpoint: Checkpoint, source: str, target: str) -> dict[str, str | torch.Tensor]:
+    """Names of an encoder without its `fc`, the projector."""
+    names = same_names(checkpoint, source, target)
+    return {name: tensor for name, tensor in names.items() if not name.startswith(f"{target}fc.")}
 
 
 def _prefix(keys: Collection[str], name: str) -> str:

@@ -87,10 +87,8 @@ def _shared_prototypes(checkpoint: Checkpoint) -> tuple[torch.Tensor, str]:
             f"expected at least {_SAME_DIRECTION}), but MIRA's branches share them; `--branch student` converts the "
             f"student's backbone without them"
         )
-    return teacher, (
-        f"The prototypes are the teacher's. The student's in the file are up to a training step ahead (smallest "
-        f"cosine {cosine:.6f})."
-    )
+    ahead = f"The student's in the file are up to a training step ahead (smallest cosine {cosine:.6f})."
+    return teacher, f"The prototypes are the teacher's. {ahead}"
 
 
 def _prototypes(checkpoint: Checkpoint, source: str) -> torch.Tensor:

@@ -20,15 +20,9 @@ logger = logging.getLogger(__name__)
 
 def point_to_entries(checkpoint: Checkpoint, method: str) -> None:
     """Name the zoo's entries whose file has this name: by them the card gets the authors' numbers."""
-    names = [
-        entry.name
-        for entry in load_index().values()
-        if entry.method == method and entry.file == checkpoint.file.name and entry.layout
-    ]
-    if names:
-        logger.info(
-            "The zoo knows a file of this name: with %s as NAME the card gets the authors' numbers", " or ".join(names)
-        )
+    of_method = [entry for entry in load_index().values() if entry.method == method and entry.layout]
+    if names := " or ".join(entry.name for entry in of_method if entry.file == checkpoint.file.name):
+        logger.info("The zoo knows a file of this name: with %s as NAME the card gets the authors' numbers", names)
 
 
 def refuse_another(entry: ZooEntry, checkpoint: Checkpoint, conversion: Conversion) -> None:
@@ -57,6 +51,8 @@ def describe(
 ) -> dict[str, Any]:
     """What `conversion.json` says; the export adds the digests of the result."""
     said = [entry.notes if entry else "", conversion.notes, note]
+    # The authors evaluate the default branch; their numbers say nothing of another.
+    reported = entry.reported if entry and conversion.branch == layout.branches[0] else []
     return {
         "entry": entry.name if entry else None,
         "method": layout.method,
@@ -72,10 +68,7 @@ def describe(
         "license": dataclasses.asdict(entry.license if entry else _license(layout.method)),
         "paper": entry.paper if entry else find_method(layout.method).paper,
         "dataset": entry.dataset if entry else None,
-        # The authors evaluate the default branch; their numbers say nothing of another.
-        "reported": [dataclasses.asdict(line) for line in entry.reported]
-        if entry and conversion.branch == layout.branches[0]
-        else [],
+        "reported": [dataclasses.asdict(line) for line in reported],
         "notes": "\n\n".join(part.strip() for part in said if part.strip()),
         "left_out": _left_out(checkpoint, conversion),
         "versions": versions(),

@@ -27,10 +27,7 @@ __all__ = [
 
 
 _CIFAR_ROWS = 50_000
-_CIFAR = {
-    "mean": [0.4914, 0.4822, 0.4465],
-    "std": [0.2023, 0.1994, 0.2010],
-}  # of both CIFARs, as the authors have it
+_CIFAR = {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}  # of both CIFARs, as the authors have it
 _V1 = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
 _V2_DEPTHS = (3, 4, 6, 3)
@@ -54,10 +51,12 @@ class SelaLayout:
     first_conv = "conv1"
     classifier = "fc"
     first_head_alone = False
+    marks: frozenset[str] = frozenset()  # plain names that only this network has, beside heads
 
     def recognises(self, keys: Collection[str]) -> bool:
-        """See `Layout.recognises`."""
-        raise NotImplementedError
+        """The marks of the network, and heads; see `Layout.recognises`."""
+        plain = {plain_name(key) for key in keys}
+        return self.marks <= plain and has_heads(plain)
 
     def read_network(self, names: Mapping[str, str], state: Mapping[str, torch.Tensor]) -> Network:
         """Tell which network it is.
@@ -87,10 +86,7 @@ class SelaLayout:
         backbone = {plain: name for plain, name in names.items() if not heads.has(name)}
         settings, renamed = self.read_network(backbone, state)
         labels = read_labels(
-            checkpoint,
-            num_heads=heads.num_heads,
-            num_clusters=heads.num_clusters,
-            of_more=self.first_head_alone,
+            checkpoint, num_heads=heads.num_heads, num_clusters=heads.num_clusters, of_more=self.first_head_alone
         )
         own_labels = torch.zeros(heads.num_heads, 0) if labels is None else labels[: heads.num_heads]
         preparation, notes = _preparation(labels, first_conv=self.first_conv, classifier=self.classifier)
@@ -102,9 +98,7 @@ class SelaLayout:
             num_samples=own_labels.shape[1] or None,
         )
         weights: dict[str, str | torch.Tensor] = {
-            BACKBONE + name: names.get(plain, plain) for name, plain in renamed.items()
-        }
-        weights |= {
+            **{BACKBONE + name: names.get(plain, plain) for name, plain in renamed.items()},
             "heads.weight": heads.weight,
             "heads.bias": heads.bias,
             "label_table": own_labels,
@@ -112,9 +106,8 @@ class SelaLayout:
         }
         left_out = {**heads.left_out, "num_solves": _NO_SOLVES}
         if labels is not None and len(labels) > heads.num_heads:
-            left_out[f"heads 1 to {len(labels) - 1}"] = (
-                "the file has only the first head's tensors; the labels of all heads are in labels/"
-            )
+            only = "the file has only the first head's tensors; the labels of all heads are in labels/"
+            left_out[f"heads 1 to {len(labels) - 1}"] = only
         return Conversion(
             config=config,
             weights=weights,
@@ -130,11 +123,8 @@ class SelaResNetV1Layout(SelaLayout):
     """Post-activation ResNet as `features.N`: torchvision's network in its order, the stride in the 3x3."""
 
     name = "sela-resnet-v1"
-
-    def recognises(self, keys: Collection[str]) -> bool:
-        """A norm behind the first convolution, blocks from the fourth on, and heads."""
-        plain = {plain_name(key) for key in keys}
-        return {"features.1.running_mean", "features.4.0.conv1.weight"} <= plain and has_heads(plain)
+    # A norm behind the first convolution, and blocks from the fourth on.
+    marks = frozenset(("features.1.running_mean", "features.4.0.conv1.weight"))
 
     def read_network(self, names: Mapping[str, str], state: Mapping[str, torch.Tensor]) -> Network:
         """See `SelaLayout.read_network`."""
@@ -183,11 +173,7 @@ class SelaResNetV2Layout(SelaLayout):
     name = "sela-resnet-v2"
     first_conv = "stem.conv"
     classifier = "head.fc"
-
-    def recognises(self, keys: Collection[str]) -> bool:
-        """Blocks from the second on, which begin with a norm, and heads."""
-        plain = {plain_name(key) for key in keys}
-        return {"features.0.weight", "features.2.0.bn1.weight"} <= plain and has_heads(plain)
+    marks = frozenset(("features.0.weight", "features.2.0.bn1.weight"))  # blocks from the second on begin with a norm
 
     def read_network(self, names: Mapping[str, str], state: Mapping[str, torch.Tensor]) -> Network:
         """See `SelaLayout.read_network`. The authors have this depth only, so what is missing has a name."""
@@ -211,12 +197,8 @@ class SelaAlexNetLayout(SelaLayout):
     name = "sela-alexnet"
     first_conv = "features.0"
     classifier = "head"
-
-    def recognises(self, keys: Collection[str]) -> bool:
-        """Five convolutions with norms, two linear layers, and heads."""
-        plain = {plain_name(key) for key in keys}
-        known = {"features.0.weight", "features.15.running_mean", "classifier.1.weight"}
-        return known <= plain and has_heads(plain)
+    # Five convolutions with norms, and linear layers.
+    marks = frozenset(("features.0.weight", "features.15.running_mean", "classifier.1.weight"))
 
     def read_network(self, names: Mapping[str, str], state: Mapping[str, torch.Tensor]) -> Network:
         """See `SelaLayout.read_network`."""
@@ -224,9 +206,8 @@ class SelaAlexNetLayout(SelaLayout):
         if missing := [plain for plain in wanted if plain not in names]:
             raise ConversionError(f"{len(missing)} missing: {', '.join(missing)}; nothing was converted")
         *channels, hidden = (state[names[plain]].shape[0] for plain in wanted)
-        arguments: dict[str, Any] = {}
-        if (tuple(channels), hidden) != _ALEXNET_BIG:
-            arguments = {"channels": channels, "hidden_features": hidden}
+        is_big = (tuple(channels), hidden) == _ALEXNET_BIG
+        arguments = {} if is_big else {"channels": channels, "hidden_features": hidden}
         return {"architecture": "alexnet_bn", "model_args": arguments}, {plain: plain for plain in names}
 
 

@@ -17,6 +17,7 @@ LABEL_NAMES = frozenset(("labels", "L"))
 # One head is `top_layer.` or, in later code, `top_layer.0.`; several are `top_layer0.`, `top_layer1.` and so on.
 _HEAD = re.compile(r"top_layer(\d*)\.(?:0\.)?(weight|bias)")
 _ROTATIONS = 4
+_ROTATION_HEAD = "a head over four rotations of the image, an objective added to SeLa's, which this model lacks"
 _LISTED = 8
 
 
@@ -83,16 +84,12 @@ def read_heads(names: Mapping[str, str], checkpoint: Checkpoint) -> Heads:
             f"'{checkpoint.file}' has {count} heads ({len(missing)} missing: {', '.join(missing[:_LISTED])}{more}); "
             f"nothing was converted"
         )
-    weights, biases = (
-        [checkpoint.state[names_by_place[number, part]] for number in range(count)] for part in ("weight", "bias")
-    )
+    tensors = [checkpoint.state[names_by_place[place]] for place in places]
+    weights, biases = tensors[::2], tensors[1::2]
     left_out = {}
     if count > 1 and len(biases[-1]) == _ROTATIONS != len(biases[0]):
         weights, biases, count = weights[:-1], biases[:-1], count - 1
-        left_out[names_by_place[count, "weight"].removesuffix("weight")] = (
-            "a head over four rotations of the image, an objective that was added to SeLa's and that the model here "
-            "doesn't have"
-        )
+        left_out[names_by_place[count, "weight"].removesuffix("weight")] = _ROTATION_HEAD
     fitting = weights[0].ndim == 2 and all(weight.shape == weights[0].shape for weight in weights)
     if not fitting or any(bias.shape != weights[0].shape[:1] for bias in biases):
         pairs = zip(weights[:_LISTED], biases[:_LISTED], strict=True)
@@ -101,7 +98,7 @@ def read_heads(names: Mapping[str, str], checkpoint: Checkpoint) -> Heads:
             f"'{checkpoint.file}' has heads of different or wrong shapes, expected a weight [clusters, features] and "
             f"a bias [clusters], the same for all: {listed}{', ...' if count > _LISTED else ''}"
         )
-    used = frozenset(names_by_place[number, part] for number in range(count) for part in ("weight", "bias"))
+    used = frozenset(names_by_place[place] for place in places[: 2 * count])
     return Heads(torch.cat(weights), torch.cat(biases), count, used, left_out)
 
 

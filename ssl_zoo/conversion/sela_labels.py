@@ -48,8 +48,7 @@ def write_label_table(table: torch.Tensor, folder: Path, about: Mapping[str, Any
     Args:
         table (`torch.Tensor` of shape `(heads, images)`): Clusters, whole numbers from 0.
         folder (`Path`): Folder to make, such as `OUT/labels`; replaced if it is there.
-        about (`Mapping`): Content of `conversion.json`; `architecture` and `num_clusters` are read, too, if it has
-            them.
+        about (`Mapping`): Content of `conversion.json`, perhaps with `architecture` and `num_clusters`.
 
     Returns:
         `dict`: content of labels.json.

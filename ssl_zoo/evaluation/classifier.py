@@ -1,7 +1,6 @@
 """Training a classifier on a backbone: fine-tuning on all labels or on few, and linear probes on augmented views."""
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -13,7 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm.auto import tqdm
 
-from ssl_zoo.data.batch import Batch, CorruptCounter
+from ssl_zoo.data.batch import CorruptCounter
 from ssl_zoo.data.errors import DataError
 from ssl_zoo.data.labelled import LabelledSubset, copy_images
 from ssl_zoo.data.locate import Located
@@ -118,9 +117,8 @@ def finetune(
         final_loss = _train(model, train, _crops(view, settings), settings, reading, description)
     broadcast_running_statistics_(model.eval())  # the processes must test the same network
     correct = torch.zeros(3, dtype=torch.int64, device=device)
-    batches = evaluation_batches(test, view, reading, description=f"{description}, {test.split}")
     with torch.no_grad():
-        for batch in batches:
+        for batch in evaluation_batches(test, view, reading, description=f"{description}, {test.split}"):
             labelled = batch.labels >= 0
             best = model(batch.views[0][labelled]).topk(min(5, num_classes), dim=1).indices
             hits = best == batch.labels[labelled][:, None]
@@ -153,9 +151,19 @@ def _train(
     model.train()
     corrupt = CorruptCounter(train, max_share=reading.max_corrupt_share)
     losses: list[float] = []
-    bar = tqdm(_steps(train, transform, local, settings, reading, total), total=total, desc=description, unit="step")
-    bar.disable = rank() != 0
-    for step, batch in enumerate(bar):
+    # A process needs a row for each worker at least.
+    workers = max(0, min(reading.num_workers, train.num_rows // world_size()))
+    stream = ViewStream(
+        train,
+        transform,
+        batch_size=local,
+        seed=settings.seed,
+        rank=rank(),
+        world_size=world_size(),
+        num_workers=workers,
+    )
+    steps = zip(range(total), stream.loader(), strict=False)
+    for step, batch in tqdm(steps, total=total, desc=description, unit="step", disable=rank() != 0):
         corrupt.update(batch)
         placed = transform.to_device(batch, device)
         factor = _factor(step, total, settings, train.num_rows)
@@ -172,40 +180,14 @@ def _train(
                 "gives no finite features, or `learning_rate` or `head_learning_rate`, its rates, are too high"
             )
     last = losses[-max(1, total // 10) :]
-    mean = all_reduce_sum_(torch.tensor([sum(last) / len(last)], device=device)) / world_size()
-    return float(mean)
-
-
-def _steps(
-    train: ImageSource,
-    transform: ImageTransform,
-    batch_size: int,
-    settings: FinetuneSettings,
-    reading: Reading,
-    total: int,
-) -> Iterator[Batch]:
-    # A process needs a row for each worker at least.
-    workers = max(0, min(reading.num_workers, train.num_rows // world_size()))
-    stream = ViewStream(
-        train,
-        transform,
-        batch_size=batch_size,
-        seed=settings.seed,
-        rank=rank(),
-        world_size=world_size(),
-        num_workers=workers,
-    )
-    for _, batch in zip(range(total), stream.loader(), strict=False):
-        yield batch
+    return float(all_reduce_sum_(torch.tensor([sum(last) / len(last)], device=device)) / world_size())
 
 
 def _factor(step: int, total: int, settings: FinetuneSettings, num_rows: int) -> float:
     per_epoch = num_rows / settings.batch_size
     if settings.decay_epochs:
         return settings.decay_factor ** sum(step >= epoch * per_epoch for epoch in settings.decay_epochs)
-    return warmup_cosine(
-        step, total_steps=total, warmup_steps=min(settings.warmup_epochs * per_epoch, total), start_factor=0.0
-    )
+    return warmup_cosine(step, total_steps=total, warmup_steps=min(settings.warmup_epochs * per_epoch, total))
 
 
 def _crops(view: EvalView, settings: FinetuneSettings) -> MultiView:

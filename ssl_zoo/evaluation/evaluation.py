@@ -56,12 +56,7 @@ class Evaluation:
         subject = self.subject
         description = f"Features of {subject.name.replace('_', ' ')}, {source.split}"
         return self.store.features(
-            subject.encode,
-            source,
-            subject.view,
-            model=subject.identity,
-            reading=self.reading,
-            description=description,
+            subject.encode, source, subject.view, model=subject.identity, reading=self.reading, description=description
         )
 
     def labelled(self, source: ImageSource) -> FeatureTable:
@@ -95,10 +90,8 @@ class Evaluation:
     @cached_property
     def pseudo_labels(self) -> PseudoLabels | None:
         """The method's own pseudo-labels of the test images, the same on every process; `None` where it has none."""
-        assign = self.subject.assign
-        if assign is None:
-            return None
-        return assign_pseudo_labels(assign, self.test, self.subject.view, reading=self.reading)
+        assign, view = self.subject.assign, self.subject.view
+        return None if assign is None else assign_pseudo_labels(assign, self.test, view, reading=self.reading)
 
     @cached_property
     def _provenance(self) -> dict[str, Any]:

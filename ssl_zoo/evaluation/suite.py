@@ -47,96 +47,59 @@ class TransferTask:
     note: str = ""
 
 
-TRANSFER_SUITE: tuple[TransferTask, ...] = (
+TRANSFER_SUITE: tuple[TransferTask, ...] = (  # name, path, metric, classes, training and test images
     # Sure: listed with parquet files under this id; the usual loader of the data set.
     TransferTask(
-        name="Food-101",
-        path="ethz/food101",
-        test_split="validation",
+        "Food-101",
+        "ethz/food101",
         metric="top1",
         num_classes=101,
         num_train=75_750,
         num_test=25_250,
+        test_split="validation",
         note="the split called validation is the authors' test split",
     ),
     # Sure: listed with parquet files under this id; column `img`.
-    TransferTask(
-        name="CIFAR-10",
-        path="uoft-cs/cifar10",
-        image_column="img",
-        metric="top1",
-        num_classes=10,
-        num_train=50_000,
-        num_test=10_000,
-    ),
+    TransferTask("CIFAR-10", "uoft-cs/cifar10", "top1", 10, 50_000, 10_000, image_column="img"),
     # Sure: listed with parquet files under this id; columns `img`, `fine_label`, `coarse_label`.
     TransferTask(
-        name="CIFAR-100",
-        path="uoft-cs/cifar100",
-        image_column="img",
-        label_column="fine_label",
-        metric="top1",
-        num_classes=100,
-        num_train=50_000,
-        num_test=10_000,
+        "CIFAR-100", "uoft-cs/cifar100", "top1", 100, 50_000, 10_000, image_column="img", label_column="fine_label"
     ),
     # Fairly sure: listed with 18 parquet files a split, loading script removed; columns as in its card. That the split
     # is the authors' first of ten is inferred from its equal halves.
-    TransferTask(
-        name="SUN397",
-        path="tanganke/sun397",
-        metric="top1",
-        num_classes=397,
-        num_train=19_850,
-        num_test=19_850,
-    ),
+    TransferTask("SUN397", "tanganke/sun397", "top1", 397, 19_850, 19_850),
     # Fairly sure: listed with parquet files for train and test, pinned by a public benchmark; column names inferred.
-    TransferTask(
-        name="Cars",
-        path="isaacchung/StanfordCars",
-        metric="top1",
-        num_classes=196,
-        num_train=8_144,
-        num_test=8_041,
-    ),
+    TransferTask("Cars", "isaacchung/StanfordCars", "top1", 196, 8_144, 8_041),
     # Sure of id, splits and columns (`family`, `manufacturer`, `variant`): parquet files since its script was removed.
     TransferTask(
-        name="Aircraft",
-        path="HuggingFaceM4/FGVC-Aircraft",
-        validation_split="validation",
-        label_column="variant",
+        "Aircraft",
+        "HuggingFaceM4/FGVC-Aircraft",
         metric="mean_per_class",
         num_classes=100,
         num_train=6_667,
         num_test=3_333,
+        validation_split="validation",
+        label_column="variant",
     ),
     # Id and column `npy` (one 0/1 per class) sure, webdataset form. By its size the train split is only `train`, not
     # `trainval`. Objects marked difficult are not marked here.
     TransferTask(
-        name="VOC2007",
-        path="clip-benchmark/wds_voc2007_multilabel",
-        image_column="jpg",
-        label_column="npy",
+        "VOC2007",
+        "clip-benchmark/wds_voc2007_multilabel",
         metric="voc_map",
         num_classes=20,
         num_train=5_011,
         num_test=4_952,
+        image_column="jpg",
+        label_column="npy",
         note="the paper trains on trainval; this copy seems to hold its train half, and no marks of difficult objects",
     ),
     # Sure: by an author of the data set, listed with parquet files; the first of its ten splits, as in the paper.
-    TransferTask(
-        name="DTD",
-        path="mcimpoi/dtd_split_1",
-        validation_split="validation",
-        metric="top1",
-        num_classes=47,
-        num_train=3_760,
-        num_test=1_880,
-    ),
+    TransferTask("DTD", "mcimpoi/dtd_split_1", "top1", 47, 3_760, 1_880, validation_split="validation"),
     # Sure: card and a public notebook show columns `image`, `label` and 3,680 / 3,669 rows.
     TransferTask(
-        name="Pets",
-        path="timm/oxford-iiit-pet",
+        "Pets",
+        "timm/oxford-iiit-pet",
         metric="mean_per_class",
         num_classes=37,
         num_train=3_680,
@@ -146,8 +109,8 @@ TRANSFER_SUITE: tuple[TransferTask, ...] = (
     # Fairly sure: used as parquet with train and test by several projects; 30 images per class in train and the
     # background as a class of its own, as in the paper, are inferred. The draw of the 30 is not the paper's.
     TransferTask(
-        name="Caltech-101",
-        path="dpdl-benchmark/caltech101",
+        "Caltech-101",
+        "dpdl-benchmark/caltech101",
         metric="mean_per_class",
         num_classes=102,
         num_train=3_060,
@@ -156,12 +119,12 @@ TRANSFER_SUITE: tuple[TransferTask, ...] = (
     ),
     # Sure of id and splits (parquet, train / validation / test of the authors); column names inferred.
     TransferTask(
-        name="Flowers-102",
-        path="dpdl-benchmark/oxford_flowers102",
-        validation_split="validation",
+        "Flowers-102",
+        "dpdl-benchmark/oxford_flowers102",
         metric="mean_per_class",
         num_classes=102,
         num_train=2_040,
         num_test=6_149,
+        validation_split="validation",
     ),
 )

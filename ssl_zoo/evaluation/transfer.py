@@ -50,19 +50,12 @@ def evaluate_suite(
     for task in tasks:
         start = time.perf_counter()
         try:
-            sources = [_open(task, split, reading) for split in (task.train_split, task.test_split)]
+            train, test = (_open(task, split, reading) for split in (task.train_split, task.test_split))
             validation = _open(task, task.validation_split, reading) if task.validation_split else None
-            _compare_sizes(task, sources, validation)
-            evaluation = Evaluation(
-                subject,
-                data=DataConfig(path=task.path, name=task.config_name),
-                train=sources[0],
-                test=sources[1],
-                validation=validation,
-                store=store,
-                reading=reading,
-            )
-            tables = [_table(evaluation, source) for source in (*sources, *([validation] if validation else []))]
+            _compare_sizes(task, train, test, validation)
+            data = DataConfig(path=task.path, name=task.config_name)
+            evaluation = Evaluation(subject, data, train, test, store, reading, validation)
+            tables = [_table(evaluation, source) for source in (train, test, *([validation] if validation else []))]
         except DataError as error:
             missing[task.name] = str(error)
             logger.warning("%s is left out: %s", task.name, error)
@@ -93,15 +86,9 @@ def _table(evaluation: Evaluation, source: ImageSource) -> Table:
     return table.features, torch.from_numpy(source.read_labels())[table.sample_ids]
 
 
-def _compare_sizes(task: TransferTask, sources: Sequence[ImageSource], validation: ImageSource | None) -> None:
-    sizes = (sources[0].num_rows + (validation.num_rows if validation else 0), sources[1].num_rows)
+def _compare_sizes(task: TransferTask, train: ImageSource, test: ImageSource, validation: ImageSource | None) -> None:
+    sizes = (train.num_rows + (validation.num_rows if validation else 0), test.num_rows)
     if sizes != (task.num_train, task.num_test):
-        logger.warning(
-            "%s: '%s' has %d images to learn from and %d to test on, the published data set %d and %d%s",
-            task.name,
-            task.path,
-            *sizes,
-            task.num_train,
-            task.num_test,
-            f" ({task.note})" if task.note else "",
-        )
+        message = "%s: '%s' has %d images to learn from and %d to test on, the published data set %d and %d%s"
+        note = f" ({task.note})" if task.note else ""
+        logger.warning(message, task.name, task.path, *sizes, task.num_train, task.num_test, note)

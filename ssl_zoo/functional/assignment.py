@@ -1,7 +1,5 @@
 """Solvers that turn scores of samples against prototypes into soft assignments, over the batch of all processes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -3,8 +3,6 @@
 Only `all_reduce_sum` and `all_gather_rows_with_gradient` are differentiable; the others are for `torch.no_grad()`.
 """
 
-from __future__ import annotations
-
 from typing import Any, TypeVar
 
 import torch

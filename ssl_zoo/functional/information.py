@@ -1,7 +1,5 @@
 """Entropies: of soft assignments over the batch of all processes, and of a spectrum."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Mean and covariance over the batch of all processes, and rows of unit length."""
 
-from __future__ import annotations
-
 from typing import Any, NamedTuple
 
 import torch

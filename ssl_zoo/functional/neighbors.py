@@ -1,7 +1,5 @@
 """Exact nearest neighbours by cosine similarity in a large table, and losses and diagnostics made of them."""
 
-from __future__ import annotations
-
 from typing import NamedTuple, Protocol
 
 import torch
@@ -97,9 +95,8 @@ def nearest_neighbors(
             best, rows = _search_all(queries, candidates, k, chunk_size)
         else:
             order = query_labels.argsort()
-            best, rows = _search_labels(
-                queries[order], query_labels[order], candidates, candidate_labels[:], k, chunk_size
-            )
+            in_order = queries[order], query_labels[order]
+            best, rows = _search_labels(*in_order, candidates, candidate_labels[:], k, chunk_size)
             back = order.argsort()
             best, rows = best[back], rows[back]
     exists = best > -torch.inf
@@ -162,10 +159,8 @@ def _search_labels(
 
 
 def _nothing_found(queries: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    return (
-        queries.new_full((len(queries), k), -torch.inf),
-        torch.zeros(len(queries), k, dtype=torch.int64, device=queries.device),
-    )
+    best = queries.new_full((len(queries), k), -torch.inf)
+    return best, torch.zeros_like(best, dtype=torch.int64)
 
 
 def _better(

@@ -1,7 +1,5 @@
 """Schedules as functions of the progress of a run: no state, so a resumed run needs none restored."""
 
-from __future__ import annotations
-
 import math
 
 

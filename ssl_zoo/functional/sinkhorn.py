@@ -1,7 +1,5 @@
 """Hard labels under the constraint that all clusters get equally many samples, over the samples of all processes."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable
@@ -142,19 +140,19 @@ def sinkhorn_solve(
 
 def _solve(
     make: Callable[[torch.Tensor], ScaledKernel],
-    log_probabilities: torch.Tensor,
+    log_p: torch.Tensor,
     strength: float,
     tolerance: float,
     max_iters: int,
 ) -> SinkhornSolution:
-    rows = make(log_probabilities)
+    rows = make(log_p)
     doublings = max(0, math.ceil(math.log2(strength / _DIRECT_STRENGTH)))
     stages = [(step, doublings) for step in _COARSE_STEPS if rows.num_rows >= step * _COARSE_ROWS * rows.num_clusters]
     stages += [(1, halvings) for halvings in range(doublings, 0, -1)]
     log_r, before = torch.zeros(rows.num_clusters, dtype=torch.float64, device=rows.device), 0
     # The potentials divided by the strength, the prices of the clusters, hardly change from stage to stage.
     for step, halvings in stages:
-        part = rows if step == 1 else make(log_probabilities[::step])
+        part = rows if step == 1 else make(log_p[::step])
         part.strength = strength / 2**halvings
         prices, done, _ = _iterate(part, log_r * part.strength, _WARM_UP_TOLERANCE * part.num_rows, _WARM_UP_ITERS)
         log_r, before = prices / part.strength, before + done
@@ -180,9 +178,7 @@ def _iterate(
     scaled_at, samples_per_cluster = log_r, rows.num_rows / int(rows.possible.sum())
     visible = _FLOAT32_ERROR * rows.num_rows
     precise, fallback = False, log_r
-    images: list[torch.Tensor] = []
-    steps: list[torch.Tensor] = []
-    lowest = math.inf
+    images, steps, lowest = list[torch.Tensor](), list[torch.Tensor](), math.inf
     for iteration in range(1, max_iters + 1):
         log_column_sums, log_row_sums = rows.log_sums(log_r, precise)
         image = torch.where(rows.possible, math.log(samples_per_cluster) - log_column_sums, log_r)

@@ -1,7 +1,5 @@
 """Sinkhorn's kernel p^strength, with rows and columns scaled so that nothing under- or overflows, chunk by chunk."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 
@@ -30,12 +28,7 @@ class ScaledKernel:
     """
 
     def __init__(
-        self,
-        log_probabilities: torch.Tensor,
-        *,
-        device: torch.device,
-        chunk_rows: int | None,
-        max_kernel_bytes: int,
+        self, log_probabilities: torch.Tensor, *, device: torch.device, chunk_rows: int | None, max_kernel_bytes: int
     ) -> None:
         self.strength, self.device = 1.0, device
         self._stored = log_probabilities
@@ -78,8 +71,7 @@ class ScaledKernel:
             self.row_shift[chunk] = powers.amax(dim=1)
             powers -= self.row_shift[chunk].unsqueeze(1)
             column_maxima = torch.maximum(column_maxima, powers.amax(dim=0))
-        bad = int(all_reduce_sum_((~self.row_shift.isfinite()).sum()))
-        if bad:
+        if bad := int(all_reduce_sum_((~self.row_shift.isfinite()).sum())):
             raise ValueError(
                 f"`log_probabilities` must be finite or -inf, with a finite entry in each row; {bad} of "
                 f"{self.num_rows} rows are not. A NaN usually means that the training has diverged"

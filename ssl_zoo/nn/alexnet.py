@@ -71,9 +71,8 @@ class AlexNet(nn.Module):
             layers += [nn.Conv2d(width, next_width, kernel, stride, padding), nn.BatchNorm2d(next_width)]
             layers.append(nn.ReLU(inplace=True))
             width, reduction = next_width, reduction * stride
-            self.feature_info.append(
-                {"num_chs": width, "reduction": reduction, "module": f"features.{len(layers) - 1}"}
-            )
+            where = f"features.{len(layers) - 1}"
+            self.feature_info.append({"num_chs": width, "reduction": reduction, "module": where})
             if pooled:
                 layers.append(nn.MaxPool2d(kernel_size=3, stride=2))
                 reduction *= 2
@@ -105,11 +104,7 @@ class AlexNet(nn.Module):
         _initialize(self.head)
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Refuse to recompute activations in the backward pass.
-
-        Raises:
-            ValueError: if it's asked for.
-        """
+        """Refuse, by a `ValueError`, to recompute activations in the backward pass."""
         if enable:
             raise ValueError("`alexnet_bn` has no gradient checkpointing: its activations are small")
 

@@ -20,10 +20,7 @@ register_preact_resnet()
 
 
 def create_backbone(
-    architecture: str,
-    *,
-    model_args: dict[str, Any] | None = None,
-    small_image_stem: bool = False,
+    architecture: str, *, model_args: dict[str, Any] | None = None, small_image_stem: bool = False
 ) -> nn.Module:
     """Build a timm backbone with timm's own initialisation and no classifier.
 
@@ -96,8 +93,7 @@ def multi_crop_embeddings(backbone: nn.Module, views: list[torch.Tensor]) -> tor
     Returns:
         `torch.Tensor` of shape `(rows of all views, num_features)`: in the order of the views.
     """
-    embeddings = []
-    start = 0
+    embeddings, start = [], 0
     for stop in range(1, len(views) + 1):
         if stop == len(views) or views[stop].shape[-2:] != views[start].shape[-2:]:
             embeddings.append(pooled_features(backbone, torch.cat(views[start:stop]))[1])

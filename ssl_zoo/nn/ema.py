@@ -1,7 +1,5 @@
 """Exponential moving averages of networks."""
 
-from collections.abc import Iterable
-
 import torch
 from torch import nn
 
@@ -26,8 +24,5 @@ def update_ema_(average: nn.Module, online: nn.Module, momentum: float) -> None:
     """
     if not 0.0 <= momentum <= 1.0:
         raise ValueError(f"`momentum` must be in [0, 1], got {momentum}")
-    torch._foreach_lerp_(_tensors(average.parameters()), _tensors(online.parameters()), 1.0 - momentum)
-
-
-def _tensors(parameters: Iterable[nn.Parameter]) -> list[torch.Tensor]:
-    return [parameter.detach() for parameter in parameters]
+    averages, values = ([parameter.detach() for parameter in module.parameters()] for module in (average, online))
+    torch._foreach_lerp_(averages, values, 1.0 - momentum)

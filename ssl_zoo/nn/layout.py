@@ -36,12 +36,9 @@ def _wide_and_small(backbone: nn.Module, image_size: int) -> list[nn.Module]:
         if output.shape[-2:].numel() < _FEW_PIXELS:
             slow.append(module)
 
-    convolutions = [
-        module
-        for module in backbone.modules()
-        if isinstance(module, nn.Conv2d) and module.groups == 1 and module.out_channels >= _MANY_CHANNELS
-    ]
-    handles = [module.register_forward_hook(look) for module in convolutions]
+    convolutions = [module for module in backbone.modules() if isinstance(module, nn.Conv2d) and module.groups == 1]
+    wide = [module for module in convolutions if module.out_channels >= _MANY_CHANNELS]
+    handles = [module.register_forward_hook(look) for module in wide]
     was_training = backbone.training
     weight = next(backbone.parameters())
     backbone.eval()  # batch norm must not count this image

@@ -138,17 +138,7 @@ class MemoryBank(nn.Module):
         self.register_buffer("num_filled", torch.zeros((), dtype=torch.int64))
 
     def preview(self, **rows: torch.Tensor) -> dict[str, UpdatedColumn]:
-        """Show the bank as `write_` with the same rows would leave it.
-
-        Args:
-            rows (`torch.Tensor` of shape `(rows, ...)`): One for every column, by its name.
-
-        Returns:
-            `dict[str, UpdatedColumn]`: every column. Slices and entries equal those after the write, bit for bit.
-
-        Raises:
-            ValueError: if a column is missing, unknown or of another length than the others.
-        """
+        """Show every column as `write_` with the same rows would leave it, bit for bit; errors as for `write_`."""
         kept, start, num_filled = self._place(rows)
         return {name: UpdatedColumn(getattr(self, name), kept[name], start, num_filled) for name in self.columns}
 

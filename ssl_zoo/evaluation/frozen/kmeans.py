@@ -87,8 +87,7 @@ def kmeans(
     Memory besides the features: 2048 rows x (features + clusters), the subset, and 12 bytes for each row.
 
     Args:
-        features (`torch.Tensor` of shape `(rows, features)`): Any float type, on the CPU (memory-mapped too) or on a
-            GPU; read block by block, once for each iteration.
+        features (`torch.Tensor` of shape `(rows, features)`): Any float type, also memory-mapped; read in blocks.
         num_clusters: Number of clusters, in [1, rows].
         seed: Seed of the first centers; the same seed gives the same bits again on one machine.
         num_iters: Iterations at most, each an assignment of all rows.
@@ -128,8 +127,7 @@ class _Rows:
             largest = max(largest, float(block.abs().max()))
         if not spherical:
             # Distances don't change, and products of rows far from 0 would lose them in rounding.
-            self.shift = (total / len(features)).float()
-            largest = 2 * largest
+            self.shift, largest = (total / len(features)).float(), 2 * largest
         self.scale = largest or 1.0
 
     def __len__(self) -> int:

@@ -224,11 +224,9 @@ def _lengths(embeddings: torch.Tensor, name: str) -> torch.Tensor:
     # In float64 no square overflows, and a length doesn't depend on how its sum is ordered.
     parts = [part.double().square_().sum(dim=1).sqrt_().float() for part in torch.split(embeddings, size)]
     lengths = torch.cat(parts)
-    good = lengths.isfinite()
-    if not bool(good.all()):
-        bad = (~good).nonzero().flatten()
+    if len(bad := (~lengths.isfinite()).nonzero().flatten()):
         raise ValueError(
-            f"`{name}` holds infinite or NaN values in {len(bad)} of {len(good)} rows, first in row {int(bad[0])}: "
+            f"`{name}` holds infinite or NaN values in {len(bad)} of {len(lengths)} rows, first in row {int(bad[0])}: "
             "the model that made them has diverged"
         )
     return lengths.clamp_min_(1e-12)

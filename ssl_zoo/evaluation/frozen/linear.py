@@ -163,12 +163,9 @@ def _fit(
         variance += _VARIANCE_FLOOR * variance.mean()
         shift, scale = mean.to(data.dtype), torch.where(variance > 0, variance.rsqrt(), 0.0).to(data.dtype)
     num_batches = math.ceil(len(data) / settings.batch_size)
-    generator = torch.Generator().manual_seed(settings.seed)
-    step = 0
-    epochs = tqdm(
-        range(settings.epochs), desc=description, unit="epoch", disable=rank() != 0, leave=False, dynamic_ncols=True
-    )
-    for _ in epochs:
+    generator, step = torch.Generator().manual_seed(settings.seed), 0
+    epochs = range(settings.epochs)
+    for _ in tqdm(epochs, desc=description, unit="epoch", disable=rank() != 0, leave=False, dynamic_ncols=True):
         for rows in torch.randperm(len(data), generator=generator).tensor_split(num_batches):
             features, labels = data.take(rows)
             cosine = 0.5 * (1 + math.cos(math.pi * step / (settings.epochs * num_batches)))

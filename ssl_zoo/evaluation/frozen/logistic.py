@@ -5,6 +5,7 @@ the best chosen on validation rows, the classifier trained anew on training and 
 """
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from tqdm.auto import tqdm
@@ -175,25 +176,15 @@ def logistic_regression(
     scores: dict[float, float] = {}
     current: LinearClassifier | None = None
     best: tuple[float, LinearClassifier] | None = None
-    path = tqdm(
-        sorted(strengths, reverse=True),
-        desc=description,
-        unit="strength",
-        disable=rank() != 0,
-        leave=False,
-        dynamic_ncols=True,
-    )
-    for strength in path:
-        current = fit_logistic(
-            rows.training, strength, num_classes=rows.num_classes, settings=settings, start=current, moments=moments
-        )
-        [scores[strength]], _, _ = score_heads(
-            current.all_scores, rows.held_out, num_heads=1, num_classes=rows.num_classes
-        )
+    fit = partial(fit_logistic, num_classes=rows.num_classes, settings=settings)
+    path, hidden = sorted(strengths, reverse=True), rank() != 0
+    for strength in tqdm(path, desc=description, unit="strength", disable=hidden, leave=False, dynamic_ncols=True):
+        current = fit(rows.training, strength, start=current, moments=moments)
+        ranked = score_heads(current.all_scores, rows.held_out, num_heads=1, num_classes=rows.num_classes)
+        [scores[strength]] = ranked[0]
         if best is None or scores[strength] > scores[best[0]]:
             best = strength, current
     chosen, start = best or (strengths[-1], None)  # there is one strength at least
-    final = fit_logistic(rows.everything, chosen, num_classes=rows.num_classes, settings=settings, start=start)
-    return score_choice(
-        rows, strengths, [scores[strength] for strength in strengths], strengths.index(chosen), final.all_scores
-    )
+    final = fit(rows.everything, chosen, start=start)
+    in_order = [scores[strength] for strength in strengths]
+    return score_choice(rows, strengths, in_order, strengths.index(chosen), final.all_scores)

@@ -7,15 +7,7 @@ import numpy as np
 import torch
 
 
-__all__ = [
-    "FeatureRows",
-    "ProbeMetric",
-    "ProbeRows",
-    "Table",
-    "choose_rows",
-    "move_if_it_fits",
-    "split_rows",
-]
+__all__ = ["FeatureRows", "ProbeMetric", "ProbeRows", "Table", "choose_rows", "move_if_it_fits", "split_rows"]
 
 ProbeMetric = Literal["top1", "mean_per_class", "voc_map"]
 """Share of correct rows; its mean over classes; or mean average precision, 11 points, of multi-hot labels."""
@@ -23,6 +15,8 @@ ProbeMetric = Literal["top1", "mean_per_class", "voc_map"]
 Table = tuple[torch.Tensor, torch.Tensor]
 """Features `(rows, features)`, floating, may be memory-mapped; labels `(rows,)`, int64, -1 where there is none, or for
 `"voc_map"` `(rows, classes)` of 1, 0 and -1 (does not count)."""
+
+Device = torch.device | str
 
 _CHUNK_BYTES = 2**26
 
@@ -145,8 +139,7 @@ def _check(features: torch.Tensor, labels: torch.Tensor, metric: ProbeMetric, na
         if not bool(finite.all()):
             row = start + int(finite.to(torch.uint8).argmin())
             raise ValueError(
-                f"{name} features hold infinite or NaN values, in row {row} first: "
-                "the model that made them has diverged"
+                f"{name} features hold infinite or NaN values, in row {row} first: the model has diverged"
             )
 
 
@@ -183,7 +176,7 @@ def split_rows(labels: torch.Tensor, *, share: float, seed: int) -> tuple[torch.
     chosen[torch.from_numpy(np.concatenate(drawn))] = True
     if not bool(chosen.any()):
         raise ValueError(
-            f"{len(labels)} training rows with one row per class leave none to validate with; give validation rows"
+            f"{len(labels)} training rows, one per class, leave none to validate with; give validation rows"
         )
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
 
@@ -210,7 +203,7 @@ def choose_rows(
     share: float,
     seed: int,
     metric: ProbeMetric,
-    device: torch.device | str,
+    device: Device,
 ) -> ProbeRows:
     """Cut the rows of a probe; `share` and `seed` as in `split_rows`.
 
@@ -227,8 +220,6 @@ def choose_rows(
         parts = rows[:num_train], rows[num_train:]
     training, held_out = everything.subset(parts[0]), everything.subset(parts[1])
     if training.labels.ndim == 1 and len(training.labels.unique()) < 2:
-        raise ValueError(
-            f"all {len(training)} labelled training rows are of class {int(training.labels[0])}: "
-            "there is nothing to tell apart"
-        )
+        only = int(training.labels[0])
+        raise ValueError(f"all {len(training)} labelled training rows are of class {only}: nothing to tell apart")
     return ProbeRows(training, held_out, everything, FeatureRows({"test": test}, metric=metric, device=device))

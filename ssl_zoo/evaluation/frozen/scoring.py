@@ -51,7 +51,7 @@ class ProbeResult:
 def score_heads(
     scores: Callable[[torch.Tensor], torch.Tensor], data: FeatureRows, *, num_heads: int, num_classes: int
 ) -> tuple[list[float], list[float | None], list[float | None]]:
-    """ProbeMetric, top-1 and top-5 of several classifiers in one pass over the rows.
+    """The probe's metric, top-1 and top-5 of several classifiers in one pass over the rows.
 
     Args:
         scores (`Callable`): Features `(batch, features)` -> scores `(heads, batch, classes)`.
@@ -76,8 +76,7 @@ def score_heads(
     if data.metric == "voc_map":
         table, references = torch.cat(kept, dim=1).nan_to_num(), data.labels.numpy()
         maps = [mean_average_precision(references, head.numpy(), interpolation="voc2007") for head in table]
-        nothing: list[float | None] = [None] * num_heads
-        return _masked(maps, finite), nothing, nothing
+        return _masked(maps, finite), [None] * num_heads, [None] * num_heads
     predictions = torch.cat(best, dim=1)
     top1s = _masked([count / len(data) for count in (predictions == data.labels).sum(dim=1).tolist()], finite)
     top5s = _masked([count / len(data) for count in top5.tolist()], finite)
@@ -89,10 +88,9 @@ def score_heads(
 
 def _places(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """How many classes come before the right one, `(heads, batch)`; of equal scores the lower class is first."""
-    columns = torch.arange(scores.shape[2], device=scores.device)
-    right_scores = torch.where(columns == labels[:, None], scores, 0.0).sum(dim=2, keepdim=True)
-    earlier = columns < labels[:, None]
-    places = ((scores > right_scores) | ((scores == right_scores) & earlier)).sum(dim=2)
+    columns, right = torch.arange(scores.shape[2], device=scores.device), labels[:, None]
+    right_scores = torch.where(columns == right, scores, 0.0).sum(dim=2, keepdim=True)
+    places = ((scores > right_scores) | ((scores == right_scores) & (columns < right))).sum(dim=2)
     return torch.where(labels < scores.shape[2], places, scores.shape[2])
 
 

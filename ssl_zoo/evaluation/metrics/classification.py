@@ -16,9 +16,6 @@ __all__ = [
     "top_k_accuracy",
 ]
 
-
-__all__ += ["top_k_accuracy"]
-
 Interpolation = Literal["voc2007", "all"]
 _CHUNK_ROWS = 8192
 
@@ -90,12 +87,8 @@ def top_k_accuracy(
     sizes = [k] if isinstance(k, int) else list(k)
     if not sizes or min(sizes) < 1 or max(sizes) > num_classes:
         raise ValueError(f"`k` must lie in [1, {num_classes}], the number of classes; got {k}")
-    places = np.concatenate(
-        [
-            _places(classes[start : start + _CHUNK_ROWS], table[start : start + _CHUNK_ROWS])
-            for start in range(0, len(table), _CHUNK_ROWS)
-        ]
-    )
+    starts = range(0, len(table), _CHUNK_ROWS)
+    places = np.concatenate([_places(classes[s : s + _CHUNK_ROWS], table[s : s + _CHUNK_ROWS]) for s in starts])
     return {f"top{size}": float((places < size).mean()) for size in sizes}
 
 
@@ -163,9 +156,7 @@ def average_precisions(
     if interpolation not in ("voc2007", "all"):
         raise ValueError(f"`interpolation` must be 'voc2007' or 'all', got {interpolation!r}")
     _check_finite(table)
-    return np.array(
-        [_average_precision(*columns, interpolation) for columns in zip(relevance.T, table.T, strict=True)]
-    )
+    return np.array([_average_precision(*pair, interpolation) for pair in zip(relevance.T, table.T, strict=True)])
 
 
 def _average_precision(relevance: npt.NDArray[Any], scores: npt.NDArray[Any], interpolation: Interpolation) -> float:

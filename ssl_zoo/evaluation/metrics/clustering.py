@@ -117,8 +117,7 @@ def _expected_mutual_information(table: _Contingency) -> float:
         odds = (
             (size - previous) * (sizes[pair] - previous) / (previous + 1) / (total - size - sizes[pair] + previous + 1)
         )
-        steps = np.log(np.where(overlap > low[pair], odds, 1.0))
-        logs = np.cumsum(steps)
+        logs = np.cumsum(np.log(np.where(overlap > low[pair], odds, 1.0)))
         weights = np.exp(logs - np.maximum.reduceat(logs, starts)[pair])
         information = overlap / total * np.log(np.maximum(overlap, 1) * total / size / sizes[pair])
         means = np.add.reduceat(weights * information, starts) / np.add.reduceat(weights, starts)
@@ -162,13 +161,8 @@ def hungarian_accuracy(references: npt.ArrayLike, predictions: npt.ArrayLike) ->
 def match_labels(references: npt.ArrayLike, predictions: npt.ArrayLike) -> dict[int, int]:
     """Partners by the one-to-one matching with the most samples in common, as in [`hungarian_accuracy`].
 
-    Args:
-        references (array of shape `(samples,)`): Classes, or other clusters.
-        predictions (array of shape `(samples,)`): Clusters.
-
     Returns:
-        `dict[int, int]`: label in `references` -> its partner; those without one, or without a sample in common, are
-        left out.
+        `dict[int, int]`: label in `references` -> its partner, if it has one with which it shares a sample.
     """
     rows, columns = _match(_contingency(references, predictions))
     return dict(zip(np.unique(references)[rows].tolist(), np.unique(predictions)[columns].tolist(), strict=True))
@@ -214,8 +208,7 @@ def clustering_agreement(references: npt.ArrayLike, predictions: npt.ArrayLike) 
         predictions (array of shape `(samples,)`): Pseudo-labels; any numbers.
 
     Returns:
-        `dict[str, float]`: `nmi`, `ami`, `ari`, `hungarian_accuracy`, `purity`, and `num_clusters`, the clusters that
-        hold a sample.
+        `dict[str, float]`: `nmi`, `ami`, `ari`, `hungarian_accuracy`, `purity`, and `num_clusters` that hold a sample.
 
     Raises:
         ValueError: If there are no samples, their numbers differ, a class is < 0 or there is one class only.

@@ -93,8 +93,7 @@ def gather_once(
         num_samples (*optional*): Number of samples that there must be; leave it out where corrupt ones were skipped.
 
     Returns:
-        `tuple` of `torch.Tensor` of shape `(samples, ...)`: on the CPU, ordered by sample id, the same on every
-        process.
+        `tuple` of `torch.Tensor` of shape `(samples, ...)`: on the CPU, by sample id, the same on every process.
 
     Raises:
         ValueError: If a sample is there twice, or their number is not `num_samples`.

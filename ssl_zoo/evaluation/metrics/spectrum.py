@@ -66,19 +66,15 @@ class Spectrum:
 
     def numbers(self) -> dict[str, float]:
         """The single numbers that were measured, by name; those of the clusters begin with `cluster_`."""
-        numbers: dict[str, float | None] = {
-            "rankme": self.rankme,
-            "participation_ratio": self.participation_ratio,
-            "alpha": self.alpha,
-            "uniformity": self.uniformity,
-            "mean_cosine": self.mean_cosine,
-            "alignment": self.alignment,
-        }
+        names = ("rankme", "participation_ratio", "alpha", "uniformity", "mean_cosine", "alignment")
+        numbers: dict[str, float | None] = {name: getattr(self, name) for name in names}
         if self.clusters is not None:
-            numbers["cluster_entropy"] = self.clusters.normalized_entropy
-            numbers["cluster_num_empty"] = self.clusters.num_empty
-            numbers["cluster_num_overfull"] = self.clusters.num_overfull
-            numbers["cluster_largest_share"] = self.clusters.largest_share
+            numbers |= {
+                "cluster_entropy": self.clusters.normalized_entropy,
+                "cluster_num_empty": self.clusters.num_empty,
+                "cluster_num_overfull": self.clusters.num_overfull,
+                "cluster_largest_share": self.clusters.largest_share,
+            }
         return {name: float(value) for name, value in numbers.items() if value is not None}
 
 
@@ -197,11 +193,9 @@ def _fit_decay(eigenvalues: Array) -> tuple[float | None, float | None, tuple[in
 
 
 def _alignment(features: torch.Tensor, second_view: torch.Tensor, device: torch.device) -> float:
-    total = 0.0
     pairs = zip(_blocks(features, device, "alignment"), _blocks(second_view, device, "second view"), strict=True)
-    for first, second in pairs:
-        total += float((F.normalize(first, dim=1) - F.normalize(second, dim=1)).square().sum())
-    return total / len(features)
+    distances = (F.normalize(first, dim=1) - F.normalize(second, dim=1) for first, second in pairs)
+    return sum(float(distance.square().sum()) for distance in distances) / len(features)
 
 
 def _pairs(
@@ -216,9 +210,8 @@ def _pairs(
     lengths = rows.square().sum(dim=1)  # 1, or 0 of a row of zeros, which has no direction
     potential = cosines = 0.0
     counts = torch.zeros(_HISTOGRAM_BINS, dtype=torch.int64)
-    for start in tqdm(
-        range(0, len(rows), _PAIR_BLOCK_ROWS), desc="pairs", unit="block", disable=rank() != 0, leave=False
-    ):
+    starts = range(0, len(rows), _PAIR_BLOCK_ROWS)
+    for start in tqdm(starts, desc="pairs", unit="block", disable=rank() != 0, leave=False):
         block = rows[start : start + _PAIR_BLOCK_ROWS]
         products = block @ rows[start:].T
         later = torch.ones_like(products, dtype=torch.bool).triu_(diagonal=1)

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 from PIL import Image, ImageOps
@@ -72,9 +71,8 @@ def choose_clusters(
     """
     clusters, certainty = np.asarray(pseudo_labels), np.asarray(confidence)
     classes = None if labels is None else np.asarray(labels)
-    if clusters.size == 0 or any(
-        array is not None and array.shape != clusters.shape for array in (certainty, classes)
-    ):
+    arrays = [certainty] if classes is None else [certainty, classes]
+    if clusters.size == 0 or any(array.shape != clusters.shape for array in arrays):
         raise ValueError("`pseudo_labels`, `confidence` and `labels` must be vectors of one length > 0")
     rows = []
     for cluster in np.unique(clusters):
@@ -136,8 +134,7 @@ def save_cluster_picture(
         images (`Sequence` of `Sequence` of `PIL.Image.Image`): Square thumbnails, for every row those of its samples.
         title: One line above.
         caption: One line below the title: how the picture was made.
-        labels (`Sequence` of `Sequence[int]`, *optional*): Class of each thumbnail; others than the majority's are
-            marked by a corner.
+        labels (`Sequence` of `Sequence[int]`, *optional*): Class of each thumbnail; a corner marks minorities.
         class_names (`Sequence[str]`, *optional*): Names of the classes; numbers otherwise.
     """
     columns = max(len(row) for row in images)
@@ -146,7 +143,6 @@ def save_cluster_picture(
     top, bottom = 1.35, 0.75 if with_bars else 0.3
     height = top + len(rows) + bottom
     figure = Figure(figsize=(width * _INCHES, height * _INCHES), dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
     axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
     axes.set(xlim=(0, width), ylim=(height, 0), aspect="equal")
     axes.axis("off")
@@ -170,15 +166,8 @@ def save_cluster_picture(
         x, y = _LABEL_WIDTH + _GAP, height - bottom + 0.38
         axes.fill([x, x + 0.28, x + 0.28], [y - 0.14, y - 0.14, y + 0.14], color=_ORANGE, linewidth=0)
         axes.text(x + 0.4, y, "not of the cluster's majority class", fontsize=8, color=_GREY, va="center")
-        axes.text(
-            width - 0.25,
-            y,
-            "majority class: by the labels of the data set",
-            fontsize=8,
-            color=_GREY,
-            va="center",
-            ha="right",
-        )
+        source = "majority class: by the labels of the data set"
+        axes.text(width - 0.25, y, source, fontsize=8, color=_GREY, va="center", ha="right")
     figure.savefig(path, dpi=_DPI, metadata={"Software": None})
 
 
@@ -186,11 +175,8 @@ def _draw_thumbnail(axes: Axes, image: Image.Image, x: float, y: float, *, marke
     left, right, upper, lower = x + _GAP / 2, x + 1 - _GAP / 2, y + _GAP / 2, y + 1 - _GAP / 2
     # Resampled here: matplotlib's own resampling of a small image is blurred at its edges.
     side = round((1 - _GAP) * _INCHES * _DPI)
-    axes.imshow(
-        np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)),
-        extent=(left, right, lower, upper),
-        interpolation="nearest",
-    )
+    pixels = np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+    axes.imshow(pixels, extent=(left, right, lower, upper), interpolation="nearest")
     if marked:
         axes.fill([right, right - 0.3, right], [upper, upper, upper + 0.3], color="white", linewidth=0)
         axes.fill([right, right - 0.25, right], [upper, upper, upper + 0.25], color=_ORANGE, linewidth=0)
@@ -221,9 +207,7 @@ def draw_clusters(assigned: PseudoLabels, source: ImageSource, path: Path, title
     num_clusters = len(assigned.pseudo_labels.unique())
     chosen = ""
     if len(rows) < num_clusters:
-        chosen = (
-            " (those with most images of one class, every class first)" if classes is not None else " (the largest)"
-        )
+        chosen = " (the largest)" if classes is None else " (those with most images of one class, every class first)"
     save_cluster_picture(
         path,
         rows,

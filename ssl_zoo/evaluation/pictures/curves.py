@@ -5,7 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 
@@ -43,7 +42,6 @@ def save_curves_picture(path: str | Path, logs: Mapping[str, Path]) -> None:
     if not shown:
         raise ValueError(f"none of {', '.join(str(log) for log in logs.values())} holds a curve to draw")
     figure = Figure(figsize=(3.6 * len(shown), 3.0), layout="constrained")
-    FigureCanvasAgg(figure)
     for axes, key in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
         for color, (name, lines) in zip(_COLORS * len(runs), runs.items(), strict=False):
             points = [(line["images_seen"] / 1000, line[key]) for line in lines if key in line]
@@ -62,5 +60,4 @@ def _style(axes: Axes, title: str, unit: str) -> None:
     axes.set_ylabel(unit, fontsize=8, color=_GREY)
     axes.tick_params(labelsize=8, colors=_GREY)
     axes.grid(alpha=0.25)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)

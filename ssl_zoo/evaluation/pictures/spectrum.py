@@ -3,9 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ssl_zoo.evaluation.metrics.cluster_sizes import ClusterSizes
@@ -28,7 +26,6 @@ def save_spectrum_picture(path: str | Path, spectrum: Spectrum, *, title: str) -
     """
     num_panels = 4 if spectrum.clusters is not None else 3
     figure = Figure(figsize=(3.7 * num_panels, 3.6))
-    FigureCanvasAgg(figure)
     figure.subplots_adjust(left=0.6 / (3.7 * num_panels), right=0.985, top=0.74, bottom=0.14, wspace=0.24)
     figure.text(0.012, 0.955, title, fontsize=12, fontweight="bold", color=_INK, va="top")
     panels = figure.subplots(1, num_panels)
@@ -42,9 +39,8 @@ def save_spectrum_picture(path: str | Path, spectrum: Spectrum, *, title: str) -
 
 def _draw_eigenvalues(axes: Axes, spectrum: Spectrum) -> None:
     positive = spectrum.eigenvalues[spectrum.eigenvalues > 0]
-    _style(
-        axes, "Eigenvalues of the covariance", f"participation ratio {spectrum.participation_ratio:.4g}", "number i"
-    )
+    numbers = f"participation ratio {spectrum.participation_ratio:.4g}"
+    _style(axes, "Eigenvalues of the covariance", numbers, "number i")
     if not positive.size:
         _say(axes, "all features are equal")
         return
@@ -94,22 +90,16 @@ def _draw_clusters(axes: Axes, clusters: ClusterSizes) -> None:
     _style(axes, f"Images in each of {len(sizes):,} clusters", numbers, "clusters, largest first")
     axes.set_yscale("log")
     axes.set_ylim(0.7, 3 * float(sizes[0]))
-    _draw_steps(axes, sizes, num_overfull, num_used, _BLUE, None)
-    if num_overfull:
-        _draw_steps(axes, sizes, 0, num_overfull, _ORANGE, f"{num_overfull:,} over-full (more than 4 equal shares)")
+    overfull = f"{num_overfull:,} over-full (more than 4 equal shares)"
+    for first, last, color, label in ((num_overfull, num_used, _BLUE, None), (0, num_overfull, _ORANGE, overfull)):
+        if last > first:
+            edges = np.arange(first, last + 1)
+            axes.stairs(sizes[first:last], edges, baseline=0.1, fill=True, color=color, label=label)
     if clusters.num_empty:
         axes.axvspan(num_used, len(sizes), color=_GREY, alpha=0.25, linewidth=0, label=f"{clusters.num_empty:,} empty")
     axes.axhline(clusters.overfull / 4, color=_INK, linewidth=1.0, linestyle=":", label="an equal share")
     axes.set_xlim(0, len(sizes))
     axes.legend(frameon=False, fontsize=8, loc="upper right")
-
-
-def _draw_steps(
-    axes: Axes, sizes: npt.NDArray[np.int64], first: int, last: int, color: str, label: str | None
-) -> None:
-    if last > first:
-        edges = np.arange(first, last + 1)
-        axes.stairs(sizes[first:last], edges, baseline=0.1, fill=True, color=color, label=label)
 
 
 def _say(axes: Axes, text: str) -> None:
@@ -125,5 +115,4 @@ def _style(axes: Axes, title: str, numbers: str, x: str) -> None:
     axes.tick_params(which="both", labelsize=8, colors=_GREY)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -35,10 +35,7 @@ def measure(evaluation: "Evaluation", settings: KnnSettings) -> list[Result]:
     *correct, total = count_correct(classifier, [(test.features[share], test.labels[share])], k=settings.k)
     return [
         evaluation.result(
-            "knn_top1",
-            right / total,
-            {"name": "knn", "k": k, "temperature": settings.temperature},
-            num_answers=total,
+            "knn_top1", right / total, {"name": "knn", "k": k, "temperature": settings.temperature}, num_answers=total
         )
         for k, right in zip(settings.k, correct, strict=True)
     ]

@@ -51,9 +51,5 @@ def paper_probe(method: str | None, settings: FinetuneSettings, *, num_classes: 
     return dataclasses.replace(_DEFAULTS, **{**(probes[method].linear_probe or {}), **imagenet, **changed}), method
 
 
-PROTOCOL = Protocol(
-    settings=_DEFAULTS,
-    metrics=METRICS,
-    measure=measure,
-    subjects=("trained",),  # a baseline has no paper
-)
+# Only the trained model is measured: a baseline has no paper.
+PROTOCOL = Protocol(settings=_DEFAULTS, metrics=METRICS, measure=measure, subjects=("trained",))

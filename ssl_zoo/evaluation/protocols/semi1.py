@@ -8,6 +8,5 @@ from ssl_zoo.evaluation.protocols import finetune
 __all__ = ["PROTOCOL"]
 
 PROTOCOL = replace(
-    finetune.PROTOCOL,
-    settings=finetune.FinetuneSettings(share=0.01, learning_rate=0.02, head_learning_rate=5.0),
+    finetune.PROTOCOL, settings=finetune.FinetuneSettings(share=0.01, learning_rate=0.02, head_learning_rate=5.0)
 )

@@ -8,6 +8,5 @@ from ssl_zoo.evaluation.protocols import finetune
 __all__ = ["PROTOCOL"]
 
 PROTOCOL = replace(
-    finetune.PROTOCOL,
-    settings=finetune.FinetuneSettings(share=0.1, learning_rate=0.01, head_learning_rate=0.2),
+    finetune.PROTOCOL, settings=finetune.FinetuneSettings(share=0.1, learning_rate=0.01, head_learning_rate=0.2)
 )

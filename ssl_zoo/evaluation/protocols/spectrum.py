@@ -70,10 +70,8 @@ def _augmented_features(evaluation: "Evaluation", settings: SpectrumSettings) ->
         mean=list(view.mean),
         std=list(view.std),
     )
-    table = extract_features(
-        evaluation.subject.encode, evaluation.test, MultiView(views), reading, description="Augmented views"
-    )
-    return table.features
+    encode, augment = evaluation.subject.encode, MultiView(views)
+    return extract_features(encode, evaluation.test, augment, reading, description="Augmented views").features
 
 
 PROTOCOL = Protocol(

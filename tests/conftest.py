@@ -19,7 +19,7 @@ for _name in ("HF_TOKEN", "HF_ENDPOINT", "ACCELERATE_MIXED_PRECISION", "ACCELERA
 _CACHE = tempfile.TemporaryDirectory(prefix="ssl_zoo_tests_")
 os.environ["HF_HOME"] = _CACHE.name
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
-# Drawn once: the processes of pytest-xdist find it in the environment.
+# Drawn once: the processes of pytest-xdist read it from the environment.
 SEED = os.environ.setdefault("SSL_ZOO_TEST_SEED", str(random.SystemRandom().randrange(10**6)))
 
 import pytest  # noqa: E402
@@ -67,14 +67,14 @@ def chance(request: pytest.FixtureRequest) -> random.Random:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Options of our own."""
+    """Add the options of this suite."""
     words = "run only tests of what has changed and, in turn, others, for about so many seconds (see tests/turns.py)"
     parser.addoption("--for-seconds", type=float, metavar="SECONDS", help=words)
 
 
-@pytest.hookimpl(trylast=True)  # once -m and -k have chosen
+@pytest.hookimpl(trylast=True)  # after -m and -k have selected
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what has to wait for its turn."""
+    """Deselect slow tests whose turn it isn't."""
     if (seconds := config.getoption("--for-seconds")) is not None:
         chosen = turns.choose(items, seconds=seconds)
         config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in chosen])
@@ -82,13 +82,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_report_header() -> str:
-    """Before the tests: how to repeat what they draw."""
+    """Print before the tests how to repeat their random draws."""
     return f"random moments: SSL_ZOO_TEST_SEED={SEED}"
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Beside a failure: how to repeat what the test has drawn."""
+    """Print with a failure how to repeat the test's random draws."""
     report = yield
     if report.failed and "chance" in getattr(item, "fixturenames", ()):
         report.sections.append(("Random moments", f"SSL_ZOO_TEST_SEED={SEED} draws them again."))

@@ -1,4 +1,4 @@
-"""Python processes without the seconds of their imports: a server that has imported the frameworks forks them.
+"""Python processes that don't wait for imports: a server that has imported the frameworks forks them.
 
 `run` and `Forked` take what stands behind `python` on a command line: a script, `-c` or `-m`, and arguments. Nothing
 of `ssl_zoo` is imported before the fork, so that the process imports the package as it would by itself.

@@ -1,7 +1,7 @@
 """A machine whose products and sums round as the shapes of their operands and their places in memory decide.
 
 Every machine is one: vector units, the edges of tiles and misaligned operands have kernels of their own, which add up
-in another order. Which results differ depends on the machine, so a test that compares bits by luck passes on one and
+in another order. Which results differ depends on the machine, so a test that compares bits passes on one by luck and
 fails on another. With `SSL_ZOO_TEST_KERNELS=other` (`make test-kernels`) each inexact result moves by one unit in the
 last place at most. Equal shapes at equal alignments move alike, as on every machine; nothing else does.
 """

@@ -1,4 +1,4 @@
-"""The layers import downwards only, files have names that say something, and every method has all its parts."""
+"""The layers import downwards only, files have telling names, and every method has all its parts."""
 
 import ast
 import re
@@ -467,6 +467,6 @@ def test_a_method_declares_what_cards_say_of_it(method: str) -> None:
 
 
 def test_files_stay_readable() -> None:
-    """One screen per idea: a file of more than 300 lines wants to be two."""
+    """One screen per idea: a file of more than 300 lines should be two."""
     long = {str(path): len((ROOT / path).read_text(encoding="utf-8").splitlines()) for path in MODULES}
     assert {path: lines for path, lines in long.items() if lines > 300} == {}

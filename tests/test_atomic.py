@@ -42,7 +42,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
 
 def test_a_folder_with_content_is_kept_on_request(tmp_path):
     (tmp_path / "folder").mkdir()
-    write_folder(tmp_path / "folder", "first", overwrite=False)  # an empty one is as good as none
+    write_folder(tmp_path / "folder", "first", overwrite=False)  # an empty folder counts as none
     with pytest.raises(OSError, match="not empty"):
         write_folder(tmp_path / "folder", "second", overwrite=False)
     assert names(tmp_path) == ["folder"]

@@ -1,4 +1,4 @@
-"""The pages: one a method, links that lead where they say, and a table of results that is not stale."""
+"""The pages: one per method, links to the right lines, and an up-to-date table of results."""
 
 import re
 import sys

@@ -1,4 +1,4 @@
-"""What GPU runs rely on, as far as a CPU can show it: see docs/gpu.md, whose list names these tests."""
+"""What GPU runs rely on, as far as a CPU can test it; the table of docs/gpu.md names these tests."""
 
 import pytest
 import torch

@@ -20,7 +20,7 @@ def results(name: str) -> list[dict]:
 
 
 def expected_rows(name: str) -> list[str]:
-    """One row a subject: k-NN accuracy in percent, NMI; mean and standard deviation where there are several seeds."""
+    """A row per subject: k-NN accuracy in percent, NMI; mean and standard deviation where there are several seeds."""
     rows = []
     for subject, title in SUBJECTS.items():
         cells = []

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_the_two_commands_with_few_images(tmp_path):
-    """They go through and leave what the README promises; a network that has seen 256 images knows nothing yet."""
+    """They finish and write what the README promises; a network that has seen 256 images has learned nothing yet."""
     sizes, cache, run = embedded_dataset_dir.__kwdefaults__, tmp_path / "cache", tmp_path / "run"
     small = embedded_dataset_dir(num_train=256, num_test=64, cache_dir=cache)
     small.rename(small.with_name(small.name.replace("256-64", f"{sizes['num_train']}-{sizes['num_test']}")))

@@ -1,6 +1,6 @@
-"""Every command and every Python block in the README works: it is run, or its dry form is.
+"""Every command and every Python block in the README works: it is run, or a dry run of it.
 
-A command that matches nothing in `CHECKS` fails: say there how it is tested.
+A command that matches nothing in `CHECKS` fails: add there how it is tested.
 """
 
 import functools

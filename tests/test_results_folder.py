@@ -1,4 +1,4 @@
-"""Numbers travel from runs into results/ and from there onto the page, and nothing is added on the way."""
+"""Numbers go from runs into results/ and from there onto the page, unchanged."""
 
 import json
 import sys

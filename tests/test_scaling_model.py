@@ -21,7 +21,7 @@ from scaling import slope  # noqa: E402
 
 @pytest.mark.parametrize("processes", [2, 3, 8])
 def test_a_ring_sends_what_a_ring_sends(processes):
-    """A ring is played: each process passes one block per round to the next one, first sums, then finished blocks."""
+    """A simulated ring: each process passes one block per round to the next one, first sums, then finished blocks."""
     blocks = [[process * 10 + block for block in range(processes)] for process in range(processes)]
     expected = [sum(column) for column in zip(*blocks, strict=True)]
     sent = [0] * processes

@@ -1,9 +1,9 @@
-"""How far apart numbers may lie that would be equal without rounding.
+"""Tolerances for numbers that would be equal without rounding.
 
 Bits are compared only where equal memory went through the same kernels on one machine: weights and features that were
-saved, loaded, moved or gathered, ids, a run that was resumed. All else rounds as the machine pleases. Memory-mapped
-weights lie at other alignments than a new model's, one row is multiplied by another kernel than many, two threads add
-up in another order than one. `make test-kernels` finds tests that overlook it.
+saved, loaded, moved or gathered, ids, a run that was resumed. All else may round differently on another machine.
+Memory-mapped weights lie at other alignments than a new model's, one row takes another kernel than many rows, two
+threads add up in another order than one. `make test-kernels` finds tests that ignore this.
 """
 
 # float32 features, logits and losses of one network whose weights lie elsewhere or whose batch has another size.

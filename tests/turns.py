@@ -1,4 +1,4 @@
-"""Which slow tests a run of CI takes: first those of what has changed, then others in turn, for so many seconds.
+"""Which slow tests a run of CI takes: first those of changed code, then others in turn, for a number of seconds.
 
 `pytest -m slow --for-seconds 600` adds up the seconds of the marks, `slow(seconds=200)`; a mark without a number
 counts as 30. The number of commits decides the order: the next commit takes others, the same commit takes the same.

@@ -1,4 +1,4 @@
-"""Two gloo processes for tests: started once per session, real collectives, nothing mocked."""
+"""Two gloo processes for tests: started once per session, with real collectives."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Random checkpoints in the layouts of the authors' files, and what they must compute, written without our package.
 
-The networks are torchvision's; the heads are written out from the words in which the layouts are described. All batch
+The networks are torchvision's; the heads follow the description of the layouts in words. All batch
 norm statistics are random, so that a mistaken, swapped or forgotten one changes the output.
 """
 
@@ -26,7 +26,7 @@ _LAYOUTS: dict[str, list[tuple[str, list[int] | str]]] = json.loads(
 
 
 def randomised(module: nn.Module, seed: int) -> nn.Module:
-    """Draw every parameter and statistic anew, of a size at which signals neither vanish nor explode."""
+    """Draw every parameter and statistic, at a scale at which signals neither vanish nor explode."""
     if next(module.parameters()).is_meta:
         return module.eval()
     generator = torch.Generator().manual_seed(seed)
@@ -44,14 +44,14 @@ def randomised(module: nn.Module, seed: int) -> nn.Module:
 
 
 def drawn(*shape: int, seed: int) -> torch.Tensor:
-    """Normal numbers; none where only shapes are wanted, under `torch.device("meta")`."""
+    """Normal numbers; shapes without numbers under `torch.device("meta")`."""
     if torch.get_default_device().type == "meta":
         return torch.empty(shape)
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
 
 
 def resnet(name: str, *, small_stem: bool = False, fc: nn.Module | None = None, seed: int = 0) -> nn.Module:
-    """torchvision's ResNet; `small_stem` as the authors of CorInfoMax put it in for CIFAR."""
+    """torchvision's ResNet; `small_stem` is that of CorInfoMax's authors for CIFAR."""
     network = getattr(torchvision.models, name)(weights=None)
     if small_stem:
         network.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=1, bias=False)
@@ -100,7 +100,7 @@ def run_head(state: Mapping[str, torch.Tensor], inputs: torch.Tensor, prefix: st
 
 
 def _drawn_once(make: Callable[..., State]) -> Callable[..., State]:
-    """Remember states that several tests take: drawing 30 million numbers takes longer than converting them."""
+    """Cache states that several tests use: drawing 30 million numbers takes longer than converting them."""
     remembered: dict[str, State] = {}
 
     @functools.wraps(make)
@@ -197,7 +197,7 @@ def mean_shift_state(variant: str, name: str = "resnet18", *, bank: int = 64, im
 
 
 def photos(size: int = 64, count: int = 3) -> torch.Tensor:
-    """Images that differ in contrast and colour; to a random network, noise all looks alike."""
+    """Images that differ in contrast and colour; a random network gives all noise images nearly the same features."""
     contrast = torch.tensor([0.3, 1.0, 3.0]).view(3, 1, 1, 1)[:count]
     return contrast * drawn(count, 3, size, size, seed=99) + drawn(count, 3, 1, 1, seed=98)
 
@@ -216,7 +216,7 @@ def saved(state: State, file: Path, *, key: str = "state_dict", **beside: object
 
 def largest_difference(ours: torch.Tensor, expected: torch.Tensor) -> float:
     assert ours.shape == expected.shape
-    # The outputs must differ from image to image, or the comparison would say little.
+    # The outputs must differ from image to image, or the comparison would prove little.
     assert float(expected.std(dim=0).mean()) > 1e-3
     return float((ours - expected).abs().max())
 

@@ -1,4 +1,4 @@
-"""Random checkpoints in SeLa's layouts, and what they must compute, written from the authors' networks in words."""
+"""Random checkpoints in SeLa's layouts, and what they must compute, by descriptions of the authors' networks."""
 
 from collections.abc import Mapping
 

@@ -28,7 +28,7 @@ from tests.conversion.author_layouts import (
 
 
 def scores(state: State, branch: str, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pooled features and cosine scores of a branch, by the layout's words."""
+    """Pooled features and cosine scores of a branch, by the description of the layout."""
     embeddings = run_resnet(state, photos(), name, f"{branch}.encoder.")
     projections = F.normalize(run_head(state, embeddings, f"{branch}.projector."), dim=1)
     length, direction = state[f"{branch}.head.weight_g"], state[f"{branch}.head.weight_v"]

@@ -89,7 +89,7 @@ def test_an_entry_of_the_zoo_brings_numbers_and_licence(
 ) -> None:
     monkeypatch.setattr(convert, "find_entry", {entry().name: entry()}.__getitem__)
     out = tmp_path / "out"
-    out.mkdir()  # an empty folder is as good as none
+    out.mkdir()  # an empty folder is allowed
     text = run(entry().name, saved(backbone, tmp_path / "renamed.pth", key=""), out)
     about = json.loads((out / "conversion.json").read_text())
     assert (about["entry"], about["dataset"], about["license"]["id"]) == (entry().name, "imagenet-1k", "mit")
@@ -220,7 +220,7 @@ def test_a_full_disk_leaves_nothing(
 
 
 def test_no_checkpoint_fits_two_layouts_but_msf() -> None:
-    """`auto` is unambiguous but for MSF and supervised CMSF, which save the same names."""
+    """`auto` is unambiguous except for MSF and supervised CMSF, which save the same names."""
     with torch.device("meta"):
         states = {"mira": mira_state(), **{name: mean_shift_state(name) for name in ("msf", "cmsf-self", "cmsf-semi")}}
     for name, state in states.items():

@@ -29,7 +29,7 @@ def labels_of(heads, *, clusters=authors.CLUSTERS, rows=ROWS):
 
 
 def pictures(size=64):
-    """Two that differ in more than noise, so that their features do, too."""
+    """Two images that differ in more than noise, so that their features differ, too."""
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     images[1, :, : size // 2] += 3.0
     return images
@@ -99,7 +99,7 @@ def test_one_head_in_all_its_spellings_in_a_flat_file_without_labels(tmp_path):
 
 
 def test_ten_heads_of_the_pre_activation_resnet(tmp_path):
-    """Narrow, which changes nothing but the time it takes; the real shapes are below."""
+    """A narrow network, which only saves time; the real shapes are tested below."""
     names = authors.head_names(10)
     state = authors.resnet_v2_state(names, width=8)
     features = authors.run_v2(state, pictures())

@@ -1,4 +1,4 @@
-"""Checkpoints are read without running what is in them, and what can't be read is said in one sentence."""
+"""Checkpoints are read without running code in them, and one sentence says why a file can't be read."""
 
 import argparse
 import collections
@@ -42,7 +42,7 @@ def test_tensors_and_what_lies_beside_them(key: str, prefix: str, tmp_path: Path
     file = saved(state, tmp_path / "some.pth.tar", key=key, epoch=3, optimizer={"state": {0: torch.ones(2)}})
     checkpoint = read_checkpoint(file)
     assert_is_state(checkpoint.state)
-    # That there was an optimiser is remembered, its tensors are not.
+    # The key of the optimiser is kept, its tensors are not.
     assert checkpoint.extras == ({"epoch": 3, "optimizer": None} if key else {})
     content = file.read_bytes()
     assert (checkpoint.bytes, checkpoint.sha256) == (len(content), hashlib.sha256(content).hexdigest())

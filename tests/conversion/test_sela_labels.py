@@ -46,7 +46,7 @@ def images(tmp_path_factory):
 
 
 def colours(folder):
-    """What each image in torchvision's order is recognised by."""
+    """The value by which each image in torchvision's order is recognised."""
     found = torchvision.datasets.ImageFolder(folder / "train")
     return [row_of(np.moveaxis(np.asarray(image), -1, 0) / 255) for image, _ in found]
 
@@ -143,7 +143,7 @@ def test_a_network_learns_from_them(images, labels, table, root, tmp_path):
     [(1_281_167, "imagenet-1k-imagefolder"), (50_000, "cifar-in-batches"), (42, NAME)],
 )
 def test_other_copies_of_the_images_are_refused_by_name(rows, expected, tmp_path):
-    """A copy on the Hub, or one downloaded from there, may have another order; nothing but its name tells it."""
+    """A copy on the Hub, or one downloaded from there, may have another order; only its name tells."""
     write_label_table(torch.arange(rows).unsqueeze(0) % 3, tmp_path / "labels", {"num_clusters": 3})
     about = json.loads((tmp_path / "labels/labels.json").read_text())
     assert (about["data"]["path"], about["data"]["num_rows"]) == (expected, rows)

@@ -22,7 +22,7 @@ def _imagenet(number: int) -> list[bytes]:
 
 
 def write_photographs(file: Path, number: int, *, image: str = "image", num_classes: int = 10) -> None:
-    """A parquet shard of so many photographs, in turn, with labels in turn; `image` names the column."""
+    """A parquet shard of a number of photographs, repeated in turn, with labels in turn; `image` names the column."""
     names = [f"n{label:08d}" for label in range(num_classes)]
     features = datasets.Features({image: datasets.Image(), "label": datasets.ClassLabel(names=names)})
     contents = itertools.islice(itertools.cycle(photographs()), number)

@@ -21,7 +21,7 @@ from ssl_zoo.data.view_parameters import GLOBAL_1, GLOBAL_2, LOCAL, Affine, View
 from ssl_zoo.data.views_config import INTERPOLATIONS
 
 
-TOLERANCE = 2.0  # mean absolute difference, of 255
+TOLERANCE = 2.0  # mean absolute difference, in units of 1/255
 ADJUST = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
 FACTORS = [(step, factor) for step in range(3) for factor in (0.2, 0.6, 0.93, 1.07, 1.4, 1.8)]
 TURNS = [(3, turns) for turns in (-0.5, -0.1, -0.02, 0.0, 0.02, 0.1, 0.5)]
@@ -74,7 +74,7 @@ class TestOperations:
 
     @pytest.mark.parametrize("seed", range(12))
     def test_steps_in_a_row_and_grey(self, crops: list[np.ndarray], seed: int) -> None:
-        """Steps that are done at once: each is allowed its difference, also where values are cut off in between."""
+        """Steps that are computed together: each is allowed its difference, also with clipping in between."""
         rng = random.Random(seed)
         jitter = [(step, rng.uniform(0.5, 1.5)) for step in rng.sample(range(3), 3)]
 
@@ -93,7 +93,7 @@ class TestOperations:
 
     @pytest.mark.parametrize("sigma", [0.1, 0.27, 0.29, 0.5, 0.8, 1.0, 1.5, 2.0, 3.0])
     def test_blur(self, crops: list[np.ndarray], sigma: float) -> None:
-        """Both torchvision's Gaussian and PIL's boxes, which the papers' code takes for one."""
+        """Both torchvision's Gaussian and PIL's boxes, which the papers' code uses as one."""
         ours = lambda crop: augment_fast.gaussian_blur(crop, sigma)  # noqa: E731
         close(crops, ours, lambda image: tv.gaussian_blur(image, [23, 23], [sigma, sigma]), most=0.6)
         close(crops, ours, lambda image: augment_reference.make_views(image, [plain(blur_sigma=sigma)],
@@ -154,7 +154,7 @@ def test_whole_views(files: list[bytes], kind: int) -> None:
 
 
 def test_the_reference_is_torchvision(files: list[bytes]) -> None:
-    """Bit by bit: the same numbers in torchvision's functions, written down once more."""
+    """Bit by bit: the same parameters in torchvision's functions, written out a second time."""
     config = ViewsConfig(
         backend="reference", local_crops=2, solarize_probability=[0.5] * 3, blur_probability=[0.0] * 3
     )
@@ -190,7 +190,7 @@ class TestDecoding:
 
     @pytest.mark.parametrize(
         ("side", "orientation", "reductions"),
-        [(1600, None, {8}), (901, None, {4, 8}), (421, 1, {2, 4}), (421, 6, {1})],  # turned ones are decoded whole
+        [(1600, None, {8}), (901, None, {4, 8}), (421, 1, {2, 4}), (421, 6, {1})],  # rotated ones are decoded whole
     )
     def test_large_photographs_are_decoded_smaller(
         self, side: int, orientation: int | None, reductions: set[int], monkeypatch: pytest.MonkeyPatch

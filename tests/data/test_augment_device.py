@@ -29,7 +29,7 @@ from ssl_zoo.data.view_parameters import (
 
 
 SIZE = 48
-TOLERANCE = 2.0  # mean absolute difference, of 255
+TOLERANCE = 2.0  # mean absolute difference, in units of 1/255
 PLAIN: dict[str, Any] = {"mean": [0.0] * 3, "std": [1.0] * 3}
 EVERYTHING = ViewsConfig(
     solarize_probability=[0.3] * 3, gray_probability=[0.3] * 3, blur_probability=[0.5] * 3, **PLAIN
@@ -66,7 +66,7 @@ def batch_of(images: Sequence[Image.Image]) -> torch.Tensor:
 def differences(
     images: Sequence[Image.Image], views: Sequence[ViewParameters], *, config: ViewsConfig = EVERYTHING, kind: int = 0
 ) -> torch.Tensor:
-    """Between the batch and torchvision, of 255."""
+    """Mean difference between the batch and torchvision, in units of 1/255."""
     made = 255 * DeviceAugment(config, kind)(batch_of(images), pack_parameters(views))
     return made - batch_of([by_torchvision(image, view) for image, view in zip(images, views, strict=True)])
 

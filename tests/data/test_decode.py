@@ -79,7 +79,7 @@ def test_exif_orientation_is_applied() -> None:
     image = Image.new("RGB", (16, 8))
     image.paste(RED, (0, 0, 8, 8))  # the left half
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    exif[0x0112] = 6  # to be rotated clockwise by 90 degrees
     buffer = io.BytesIO()
     image.save(buffer, "PNG", exif=exif)
     upright = decode_image(buffer.getvalue())

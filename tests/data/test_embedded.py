@@ -1,4 +1,4 @@
-"""The embedded set: the same bytes every time, whole or not there, rendered once, read like any other data set."""
+"""The embedded set: the same bytes every time, complete or absent, rendered once, read like any other data set."""
 
 from collections import Counter
 from pathlib import Path

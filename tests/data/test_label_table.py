@@ -1,4 +1,4 @@
-"""Pseudo-labels read back: found by sample id, refused when they are of other images."""
+"""Pseudo-labels are read back by sample id, and refused when they are of other images."""
 
 import json
 
@@ -162,5 +162,5 @@ def test_a_part_accounts_for_its_rows(tmp_path):
     assert read_skipped(path, num_rows=3) == [5]
     assert read_skipped(path, num_rows=4) is None
     assert list(tmp_path.iterdir()) == [path]
-    pq.write_table(pa.table({"sample_id": [4, 5, 6]}), path)  # no part of ours
+    pq.write_table(pa.table({"sample_id": [4, 5, 6]}), path)  # not a part as we write it
     assert read_skipped(path, num_rows=3) is None

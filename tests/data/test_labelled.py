@@ -37,7 +37,7 @@ def test_a_draw_from_all_rows_takes_the_share_of_all_and_never_an_unlabelled_one
     assert len(drawn) == round(0.5 * 87)
     assert (LABELS[drawn] >= 0).all()
     counts = [np.bincount(LABELS[draw_labelled(LABELS, share=0.5, stratified=False, seed=s)])[2] for s in range(20)]
-    assert len(set(counts)) > 1  # by chance, other than a stratified draw
+    assert len(set(counts)) > 1  # random, other than a stratified draw
 
 
 def test_the_seed_alone_decides():

@@ -1,4 +1,4 @@
-"""Sources: every format streams with the same rows, and every mistake of a user gets its sentence."""
+"""Sources: every format streams with the same rows, and every mistake of a user gets its own message."""
 
 import http.server
 import json
@@ -27,7 +27,7 @@ NUM_ROWS = sum(UNEVEN)
 
 
 def shown(row: Row) -> tuple[int, int]:
-    """(id, row that the pixels show)."""
+    """(id, row number in the pixels)."""
     red, green, _ = decode_image(row.image).getpixel((0, 0))  # type: ignore[misc]
     return row.sample_id, int(red) + 256 * int(green)
 
@@ -286,7 +286,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
             self.wfile.write(content)
 
     def log_message(self, *_: object) -> None:
-        """Keep quiet."""
+        """Log nothing."""
 
 
 OPEN_ALL = """

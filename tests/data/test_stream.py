@@ -109,7 +109,7 @@ class TestCoverage:
             assert sorted(row for part in rows for row in part) == list(range(NUM_ROWS))
 
     def test_workers_end_with_a_loop_that_fails(self, source: ImageSource) -> None:
-        """Though the loader lives on, as it does in the traceback of the error."""
+        """Even if the loader is still referenced, as by the traceback of the error."""
         before = set(multiprocessing.active_children())
         loader = make_loader(source, RAW, batch_size=4, num_workers=2)
         started = set()
@@ -244,7 +244,7 @@ class TestViews:
         for number in ("TERM", "INT"):  # as a terminal or a scheduler sends it to the whole group
             subprocess.run(["sh", "-c", f"kill -{number} {worker.pid}"], check=True)
         assert len(ids(take(iterator, 30))) == 60
-        worker.terminate()  # as Python does at exit, which would otherwise wait forever
+        worker.terminate()  # as Python does at exit, which would otherwise hang
         worker.join(timeout=200)
         assert worker.exitcode == 0
 

@@ -1,4 +1,4 @@
-"""What is drawn for a view: torchvision's distributions, in an order that never changes."""
+"""The parameters of a view have torchvision's distributions and are drawn in an order that never changes."""
 
 import random
 from typing import Any
@@ -124,7 +124,7 @@ def test_odd_images_still_give_a_box_inside(size: tuple[int, int], backend: str)
 
 
 def test_the_order_of_drawing_is_that_of_all_runs_so_far() -> None:
-    """A run that goes on from an old checkpoint sees the views that it would have seen."""
+    """A run that resumes from an old checkpoint sees the views that it would have seen."""
     config = ViewsConfig(rotation_degrees=10.0, solarize_probability=[0.5] * 3)
     rng = random.Random("0/3/17")
     views = [draw_view(config, (500, 375), rng, kind) for kind in (GLOBAL_1, GLOBAL_2, LOCAL)]

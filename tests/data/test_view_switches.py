@@ -18,7 +18,7 @@ PIXELS = torch.from_numpy(NOISE).permute(0, 3, 1, 2)
 
 
 def only(name: str, probability: float = 1.0, **changes: Any) -> ViewsConfig:
-    """Views of 24 pixels that are cut and get this switch, and nothing else."""
+    """Views of 24 pixels with crops and this switch, and nothing else."""
     still = {f"{other}_probability": [0.0] * 3 for other in ("color_jitter", "gray", "blur", *SWITCHES)}
     whole = {"global_size": 24, "global_scale": [1.0, 1.0], "aspect_ratio": [1.0, 1.0], "flip_probability": 0.0}
     plain = {"mean": [0.0] * 3, "std": [1 / 255] * 3}  # so that values stay from 0 to 255
@@ -69,7 +69,7 @@ def png(image: Image.Image) -> bytes:
 
 
 def test_a_new_switch_that_is_off_shifts_no_view(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs that don't use it see the views that they saw before it was added."""
+    """Runs that don't use it see the same views as before it was added."""
     config, kinds = ViewsConfig(), (GLOBAL_1, GLOBAL_2, LOCAL)
 
     def drawn() -> list[Any]:

@@ -1,4 +1,4 @@
-"""The views: the configured shares, reproducible per seed and on the way to the device, whoever makes them."""
+"""The views: the configured shares, reproducible per seed, and their way to the device, for every backend."""
 
 import builtins
 import io

@@ -1,4 +1,4 @@
-"""Image sets of a few rows, in every supported format; the colour of an image says its row number."""
+"""Image sets of a few rows, in every supported format; the colour of an image encodes its row number."""
 
 import io
 import tarfile

@@ -81,12 +81,12 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_been(shapes, tmp_path):
         assert torch.equal(a, b)
     assert len(losses_of(tmp_path / "whole")) == 3
     assert losses_of(tmp_path / "whole") == losses_of(tmp_path / "stopped")
-    again = train(shapes, tmp_path / "stopped", config)  # complete: nothing is done
+    again = train(shapes, tmp_path / "stopped", config)  # complete: nothing is left to do
     assert torch.equal(again.rpn.head.cls_logits.weight, whole.rpn.head.cls_logits.weight)
 
 
 def test_pieces_of_a_batch_are_averaged(shapes, monkeypatch):
-    """A batch given twice takes the step that it takes alone, with norms that keep nothing and equal samples."""
+    """A batch given twice gives the same step as once, with norms without running statistics and equal samples."""
     monkeypatch.setattr(torch, "randperm", lambda n, **options: torch.arange(n, device=options.get("device")))
     config = DetectionConfig(norm="frozen", **TINY)
     batch = next(iter(DetectionStream(open_shapes(shapes), batch_size=2)))

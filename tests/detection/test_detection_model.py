@@ -31,7 +31,7 @@ def config(architecture="c4", **more):
 def resnet(seed=0):
     torch.manual_seed(seed)
     net = create_backbone("resnet18", model_args=SMALL)
-    with torch.no_grad():  # blocks that do something (timm starts their last norm at 0), statistics that matter
+    with torch.no_grad():  # blocks with an effect (timm starts their last norm at 0), statistics that aren't neutral
         for parameter in net.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
         for name, buffer in net.named_buffers():

@@ -18,7 +18,7 @@ def table(truth, found, *, images=(0, 1, 2)):
 
 
 def plain_average_precision(data, threshold, *, num_classes, recalls):
-    """Greedy matching by score, precision made to fall, read at some recalls; no crowds, areas or hard boxes."""
+    """Greedy matching by score, decreasing precision, read at some recalls; no crowds, areas or difficult boxes."""
     values = []
     for label in range(num_classes):
         truth, found = data.truth[data.truth[:, 5] == label], data.detections[data.detections[:, 6] == label]

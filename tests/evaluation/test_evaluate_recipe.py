@@ -145,7 +145,7 @@ def write_split(folder, split, columns, features):
 
 
 def test_what_the_method_learned_from_is_no_matter_for_its_evaluation(root, run, monkeypatch):
-    """Pseudo-labels or a share of the labels were for training: fine-tuning and probes learn the data's classes."""
+    """Pseudo-labels or a share of labels were used in training; fine-tuning and probes learn the data's classes."""
     monkeypatch.setattr(sys, "argv", ["evaluate.py", str(run)])
     monkeypatch.setattr(sys, "path", list(sys.path))
     script = runpy.run_path(str(root / "recipes" / "evaluate.py"), run_name="script")

@@ -1,4 +1,4 @@
-"""Classifiers learn what can be learned, from the labels they may see, and leave alone what they may not change."""
+"""Classifiers learn from the labels they may see, and don't change frozen parameters."""
 
 import copy
 import math
@@ -20,7 +20,7 @@ from tests.two_processes import run_in_two_processes
 
 VIEW = RawPixels(8)
 READING = Reading(batch_size=16, num_workers=0)
-# Images of row r have red r and class r % 3: nothing but memory tells the classes apart.
+# Images of row r have red r and class r % 3: only memorising tells the classes apart.
 FAST = FinetuneSettings(epochs=40, batch_size=12, learning_rate=0.1, head_learning_rate=20.0, crop_scale=(1.0, 1.0))
 
 
@@ -35,7 +35,7 @@ def source_of(folder, split="train", **options):
 
 
 class Bumps(nn.Module):
-    """Features of the mean red: bumps around centres, which are trained."""
+    """Features of the mean red: radial functions around centres, which are trained."""
 
     def __init__(self):
         super().__init__()
@@ -91,7 +91,7 @@ def test_only_the_labelled_images_are_seen(folder):
     assert part.num_rows == len(subset.ids) == 6
     found = run(folder, FAST, train=part)
     assert found.num_train == 6
-    assert 0.25 <= found.top1 < 0.8  # what it saw, and little else
+    assert 0.25 <= found.top1 < 0.8  # the rows that it saw, and few others
 
 
 def test_labels_that_are_missing_are_not_learned_from_and_not_counted(folder, tmp_path):

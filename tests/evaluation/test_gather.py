@@ -8,7 +8,7 @@ from tests.two_processes import run_in_two_processes
 
 
 def shares(rank, world_size, batch_size):
-    """Batches of one process: every sample on one process only, the last batches uneven, ids far from in order."""
+    """Batches of one process: every sample on one process only, uneven last batches, ids out of order."""
     rng = np.random.default_rng(0)
     labels = rng.integers(7, size=101)
     scores = (rng.normal(size=(101, 7)) + 2 * np.eye(7)[labels]).astype(np.float32)

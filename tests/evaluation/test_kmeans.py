@@ -39,7 +39,7 @@ def test_inertia_is_that_of_scikit_learn(spread, spherical):
 @pytest.mark.parametrize("spherical", [False, True])
 def test_centers_assignments_and_inertia_fit_together(spherical):
     points, _ = blobs(spread=3.0)
-    points = points.double() + 1000 * (not spherical)  # far from 0 nothing may be lost
+    points = points.double() + 1000 * (not spherical)  # data far from 0 must lose no precision
     found = kmeans(points, num_clusters=30, seed=1, spherical=spherical)
     seen = torch.nn.functional.normalize(points, dim=1) if spherical else points
     distances = torch.cdist(seen, found.centers.double()).square()
@@ -68,7 +68,7 @@ def test_blocks_seeds_and_float_types(monkeypatch):
     for block in (7, 64, 100_000):
         monkeypatch.setattr(module, "_BLOCK_ROWS", block)
         again = kmeans(points.float(), num_clusters=20, seed=3)
-        torch.testing.assert_close(again.centers, first.centers)  # products of blocks round by their size
+        torch.testing.assert_close(again.centers, first.centers)  # rounding of products depends on the size of blocks
         assert torch.equal(again.assignments, first.assignments)
         assert again.inertia == pytest.approx(first.inertia, rel=1e-6)
     assert not torch.equal(kmeans(points, num_clusters=20, seed=4).centers, first.centers)

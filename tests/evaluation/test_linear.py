@@ -99,7 +99,7 @@ def test_separable_classes_are_told_apart():
     assert found.test_score == found.test_top1 == found.test_top5 == 1.0
     assert (found.num_train, found.num_validation, found.num_test) == (216, 24, 240)
     assert found.validation_scores == (1.0, 1.0, 1.0)
-    assert found.chosen == found.candidates[0]  # of equal scores the lowest rate
+    assert found.chosen == found.candidates[0]  # the lowest rate among equal scores
 
 
 def test_the_same_every_time_and_global_generators_stay():
@@ -120,7 +120,7 @@ def test_test_rows_choose_nothing():
 
 
 def test_only_the_best_rate_trained_on_all_rows_meets_the_test_rows(monkeypatch):
-    """Train, validation and test rows are counted as the scoring sees them; the last training has them all."""
+    """Train, validation and test rows are counted as they are scored; the last training uses all of them."""
     seen = []
 
     def watching(scores, data, *, num_heads, num_classes):

@@ -91,7 +91,7 @@ def test_a_warm_start_ends_where_a_cold_one_does():
     far = fit_logistic(FeatureRows({"train": blobs(seed=5)}), 10.0, num_classes=4, settings=EXACT)
     warm = fit_logistic(data, 1e-3, num_classes=4, settings=EXACT, start=far)
     torch.testing.assert_close(warm.weights, cold.weights, rtol=0, atol=1e-6)
-    # A start at the solution stays there, though it is given with another shift.
+    # A start at the solution stays there, although it is given with another shift.
     moved = LinearClassifier(
         cold.weights, cold.biases - cold.shift @ cold.weights, torch.zeros(8, dtype=torch.float64)
     )

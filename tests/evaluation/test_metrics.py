@@ -100,7 +100,7 @@ def test_eleven_points_are_those_of_the_curve(ties):
 def test_eleven_points_by_hand():
     # Positives at places 1 and 3 of 4: precision 1 up to recall 0.5 (6 points), then 2/3 (5 points).
     assert average_precisions([[1], [0], [1], [0]], [[4.0], [3], [2], [1]]) == pytest.approx([(6 + 5 * 2 / 3) / 11])
-    # A difficult sample is as good as absent.
+    # A difficult sample is ignored.
     assert average_precisions([[1], [-1], [0]], [[1.0], [9], [0]]) == pytest.approx([1.0])
     # 3 of 10 found are a recall of 0.3, which 3 * 0.1 in floating point is not.
     relevance = np.array([1] * 3 + [0] * 90 + [1] * 7)[:, None]

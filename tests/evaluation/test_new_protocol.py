@@ -127,7 +127,7 @@ def test_a_metric_that_nothing_declares_is_called_by_its_name():
 
 
 def test_declarations_import_only_what_is_light():
-    """`--help` reads them all, and so does a card that looks a title up."""
+    """`--help` reads all declarations, and so does a card that looks up a title."""
     loaded = loaded_after("from ssl_zoo.protocol import known_metrics; known_metrics()")
     heavy = {"torch", "numpy", "scipy", "sklearn", "matplotlib", "datasets", "transformers", "timm", "PIL"}
     assert not loaded & heavy, "import these in `measure`, or under TYPE_CHECKING"

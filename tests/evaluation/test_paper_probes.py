@@ -12,7 +12,7 @@ WITH_PROBE = [method for method in method_names() if find_method(method).linear_
 
 
 def absolute_rate(method: str, num_classes: int = 1000) -> float:
-    """The rate as papers print it: for their whole batch."""
+    """The learning rate as papers print it, for their whole batch."""
     settings, _ = paper_probe(method, GIVEN, num_classes=num_classes)
     return settings.head_learning_rate * settings.batch_size / 256
 

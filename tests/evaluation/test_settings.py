@@ -1,4 +1,4 @@
-"""Settings of protocols: what the command line says replaces the defaults, and what it can't mean is refused."""
+"""Settings of protocols: the command line replaces the defaults, and impossible values are refused."""
 
 import itertools
 

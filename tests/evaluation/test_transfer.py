@@ -1,4 +1,4 @@
-"""The suite measures what can be had, says what can't, and knows three metrics."""
+"""The suite measures the data sets that load, names those that don't, and has three metrics."""
 
 import datasets
 import numpy as np
@@ -19,7 +19,7 @@ SETTINGS = LogisticRegression(strengths=(1e-4, 1e-2))
 
 
 def features(images):
-    """The class `row % 3`, and something that says nothing."""
+    """The class `row % 3`, and a feature without information."""
     row = (images[:, 0].mean(dim=(1, 2)) * 255).round()
     return torch.stack([(row % 3 == 0).float(), (row % 3 == 1).float(), torch.sin(row)], dim=1)
 
@@ -34,7 +34,7 @@ def write_multi_label(folder, split, rows):
 
 @pytest.fixture
 def tasks(tmp_path):
-    # A corrupt row: labels that went by the place in the table instead of the id would be off by one after it.
+    # A corrupt row: labels matched by position instead of by id would be off by one after it.
     plain = write_parquet(tmp_path / "plain", (30,), replaced={4: b"no image"})
     for split in ("validation", "test"):
         write_parquet(plain, (15,), split=split)

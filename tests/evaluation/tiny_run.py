@@ -1,4 +1,4 @@
-"""The folder of a finished run without the training, and what a protocol is given without a model."""
+"""The folder of a finished run without training, and the input of a protocol without a model."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Galleries and what a model says of them, written by hand: no images are decoded and no model runs."""
+"""Galleries and a model's outputs for them, made by hand: no image is decoded and no model runs."""
 
 import io
 import json

@@ -131,7 +131,7 @@ def test_order(explained, sort, descending):
 def test_a_number_finds_its_cluster(explained, text):
     found = {cluster.number for cluster in clustering(explained).find(text)}
     assert 7 in found
-    assert (found == {7}) == ("#" in text)  # a class is called 7, too
+    assert (found == {7}) == ("#" in text)  # a class has the name 7, too
 
 
 @pytest.mark.parametrize(
@@ -282,7 +282,7 @@ def test_one_cluster(tmp_path):
 
 
 def test_labels_are_the_models_own(tmp_path):
-    """Half precision must not make ties: of a model that hardly tells clusters apart, labels would be wrong."""
+    """Half precision must not make ties: labels of a model with nearly equal scores would be wrong."""
     logs = torch.log_softmax(1e-3 * torch.randn(500, 1, 100, generator=torch.Generator().manual_seed(0)), dim=-1)
     gallery = make_gallery(tmp_path / "gallery", [0] * 500)
     found = clustering(explain(tmp_path / "model", gallery, _shifted(logs)))

@@ -1,4 +1,4 @@
-"""The images that are looked at: fetched once, kept, and gone on with after a stop."""
+"""The images of a gallery: fetched once, kept, and continued after an interruption."""
 
 import io
 import itertools

@@ -46,7 +46,7 @@ def levels(found):
 
 
 def one(found, word):
-    """The only finding whose sentence holds `word`."""
+    """The only finding whose text contains `word`."""
     (finding,) = [finding for finding in found.findings if word in finding.sentence]
     return finding
 
@@ -140,7 +140,7 @@ def test_exactly_twenty_vote(tmp_path):
 
 
 def test_an_image_never_votes_for_itself(tmp_path):
-    """Every feature is the same, so only the one image of its class would vote for it."""
+    """Every feature is the same, so only the image itself would vote for its class."""
     labels = np.array([1] + [0] * 59)
     features = np.ones((60, 3))
     confusion = feature_health(made(tmp_path, sure_of(labels, 2), labels, features)).confusion

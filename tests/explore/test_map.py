@@ -1,4 +1,4 @@
-"""Maps against scikit-learn, closed forms and brute-force neighbours; what is kept, stopped and refused."""
+"""Maps against scikit-learn, closed forms and brute-force neighbours; caching, stopping and refusals."""
 
 import importlib.util
 import threading
@@ -45,7 +45,7 @@ def made(work):
 
 @pytest.fixture
 def only_pca(monkeypatch):
-    """As where none of the libraries is installed."""
+    """As if none of the libraries were installed."""
     monkeypatch.setattr(maps, "find_spec", lambda name: None)
     map_methods.cache_clear()
     yield
@@ -245,7 +245,7 @@ def test_work_goes_on_where_the_last_question_left_it(tmp_path):
 
 
 class Work:
-    """In the place of `map_positions`: steps that can be counted."""
+    """A replacement of `map_positions` whose steps can be counted."""
 
     def __init__(self):
         self.open, self.inside, self.most = [], 0, 0

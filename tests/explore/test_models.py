@@ -1,4 +1,4 @@
-"""What visitors may open by name, and what each refusal says."""
+"""The models that visitors may open by name, and the messages of refusals."""
 
 import json
 import os
@@ -97,7 +97,7 @@ def test_names_that_are_refused(check, place, rules, name, words):
 
 
 def test_a_link_is_not_followed_out(place, rules, monkeypatch):
-    with pytest.raises(ExploreError, match="'way_out/run' can't be loaded from the Hub"):  # it has the form of one
+    with pytest.raises(ExploreError, match="'way_out/run' can't be loaded from the Hub"):  # it looks like a Hub name
         check_model_name("way_out/run", rules)
     with pytest.raises(ExploreError, match="There is no"):
         check_data_name(str(place / "open" / "way_out" / "run"), rules)
@@ -170,7 +170,7 @@ def test_words_for_visitors():
 @pytest.mark.parametrize(
     ("value", "data"),
     [
-        ({"bytes": b"x", "path": "/etc/passwd"}, "org/set"),  # the path is only a name where there are bytes
+        ({"bytes": b"x", "path": "/etc/passwd"}, "org/set"),  # with bytes, the path is only a name
         (b"x", "org/set"),
         (None, "org/set"),
         ({"bytes": None, "path": None}, "org/set"),
@@ -254,7 +254,7 @@ def test_repositories_on_the_hub(hub):  # noqa: F811
         assert said[name][1].startswith(("'org/", "The weights of 'org/"))
     fetched = [path for method, path, _ in server.requests if method == "GET" and "/resolve/" in path]
     assert fetched
-    assert all(path.endswith("config.json") for path in fetched)  # weights are only fetched when all is well
+    assert all(path.endswith("config.json") for path in fetched)  # weights are fetched only after all checks
 
 
 def test_without_a_network(place, rules):

@@ -1,4 +1,4 @@
-"""What visitors can choose from."""
+"""The models and data sets that visitors are offered."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Colours as people with common kinds of colour blindness see them."""
+"""Colours are distinct to people with common kinds of colour blindness."""
 
 import math
 from itertools import pairwise

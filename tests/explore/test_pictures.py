@@ -1,4 +1,4 @@
-"""Small pictures as addresses."""
+"""Thumbnails as data addresses."""
 
 import base64
 import io

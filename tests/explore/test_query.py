@@ -166,7 +166,7 @@ views:
 
 
 def test_views_are_those_of_the_recipe(made, tmp_path, monkeypatch):
-    """Nothing changes the first view, and the others lose what is bright; the model's own size and mean are kept."""
+    """The first view is unchanged, and the others lose their bright pixels; the model's size and mean are kept."""
     (tmp_path / "recipe.yaml").write_text(NO_CHANGE)
     monkeypatch.setattr(query, "find_file", lambda name, file, revision: tmp_path / file)
     image = picture(2)

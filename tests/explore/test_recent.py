@@ -1,4 +1,4 @@
-"""The cache of what was used last."""
+"""The cache of recently used values."""
 
 import threading
 

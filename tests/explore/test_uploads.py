@@ -1,4 +1,4 @@
-"""Images that visitors bring: what is read, what is refused in words, and that nothing is written or blown up."""
+"""Uploaded images: what is read, what is refused with a message; nothing is written, and no memory is exhausted."""
 
 import base64
 import io
@@ -48,7 +48,7 @@ def png_of_zeros(width: int, height: int) -> bytes:
 
 
 def huge(kind: str) -> bytes:
-    """A file of 30,000 x 20,000 pixels by its header; the rest is that of a small one."""
+    """A file whose header says 30,000 x 20,000 pixels; the rest is that of a small one."""
     wide, high = 30_000, 20_000
     data = bytearray(saved(picture(), kind, **({"lossless": True} if kind == "WebP" else {})))
     if kind == "JPEG":
@@ -96,7 +96,7 @@ def test_sizes_of_webp_are_read_off_every_kind_of_header(size, options):
 
 def test_orientation_transparency_and_metadata():
     exif = Image.Exif()
-    exif[0x0112] = 6  # turned by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     exif[0x010F] = "maker of cameras"
     found = read_upload(saved(picture(40, 30), "JPEG", exif=exif))
     assert found.size == (30, 40)
@@ -155,7 +155,7 @@ def test_too_long_files_are_not_read(tmp_path):
         read_upload(b"\xff\xd8\xff" + bytes(10_500_000))
     sparse = tmp_path / "sparse"
     with sparse.open("wb") as file:
-        file.truncate(2**40)  # reading it would not end well
+        file.truncate(2**40)  # reading it could fail or hang
     with pytest.raises(UploadError, match="at most 10 MB"):
         read_upload(sparse)
 

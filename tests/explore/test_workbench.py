@@ -1,4 +1,4 @@
-"""What a model says of a gallery, computed once, and the workbench that all visitors share."""
+"""A model's outputs for a gallery are computed once, and all visitors share the workbench."""
 
 import threading
 from collections.abc import Generator
@@ -74,14 +74,14 @@ def test_a_stopped_preparation_goes_on(folder: Path, tmp_path: Path, monkeypatch
     looked: list[int] = []
     look = preparation._compute
     monkeypatch.setattr(preparation, "_compute", lambda *words: (looked.append(len(words[1])), look(*words))[1])
-    found, _ = finish(bench.open(request(folder)))  # and nobody waits for the one who left
+    found, _ = finish(bench.open(request(folder)))  # and nobody waits for the visitor who left
     assert sum(looked) == 40 - 16
     np.testing.assert_array_equal(found.features, whole.features)
     np.testing.assert_array_equal(found.log_probabilities(), whole.log_probabilities())
     looked.clear()
     assert bench.get(request(folder)) is found
     assert finish(bench.open(request(folder))) == (found, []), "what is open is there at once"
-    finish(Workbench(tmp_path / "cache").open(request(folder)))  # a server that was started anew
+    finish(Workbench(tmp_path / "cache").open(request(folder)))  # a restarted server
     assert not looked
 
 

@@ -1,4 +1,4 @@
-"""Features on disk are those of memory, whatever was interrupted, and are computed once."""
+"""Features on disk equal those in memory, after any interruption, and are computed once."""
 
 import shutil
 from pathlib import Path
@@ -94,7 +94,7 @@ def test_an_interrupted_computation_goes_on(folder, tmp_path, monkeypatch, stop_
     assert not list(tmp_path.glob("*/features.npy"))
     reading = Reading(batch_size=3, num_workers=num_workers, max_corrupt_share=0.1)
     assert_same(store.features(rest, source, VIEW, model="a", reading=reading), expected_of(folder))
-    # One grey image tells the width, and what was under way when it stopped is computed again.
+    # One grey image gives the width, and the batches in progress at the stop are computed again.
     assert stopped.num_images + rest.num_images <= len(expected_of(folder).labels) + 2 + 4 * (1 + 2 * num_workers)
 
 

@@ -69,7 +69,7 @@ def test_fulfils_the_optimality_condition(temperature, beta):
 
 @pytest.mark.parametrize(("temperature", "beta"), [(0.225, 0.75), (0.225, 2 / 3), (0.15, 0.4)])
 def test_agrees_with_exponentiated_gradient_descent(temperature, beta):
-    """Mirror descent on the simplex knows the objective only; it starts elsewhere and takes other steps."""
+    """Mirror descent on the simplex uses only the objective; it starts elsewhere and takes other steps."""
     scores = cosine_scores(20, 6)
     logits = torch.zeros_like(scores)
     for _ in range(600):

@@ -1,4 +1,4 @@
-"""The neighbour search against brute force in float64, and what is made of the neighbours."""
+"""The neighbour search against brute force in float64, and functions of the neighbours."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ def test_search_is_brute_force_in_float64(chunk_size):
 def test_labels_limit_the_search_and_minus_one_means_what_it_says(chunk_size):
     queries, candidates = unit(12, 8), unit(200, 8, seed=1)
     query_labels = torch.arange(12) % 5 - 1
-    candidate_labels = torch.arange(200) % 7 - 1  # 3 is no query's, -1 is nobody's
+    candidate_labels = torch.arange(200) % 7 - 1  # no query has 3, -1 matches nothing
     found = nearest_neighbors(
         queries, candidates, k=4, query_labels=query_labels, candidate_labels=candidate_labels, chunk_size=chunk_size
     )
@@ -127,7 +127,7 @@ def test_search_stays_float32_under_autocast_and_reads_half_precision():
 
 
 class Watched:
-    """A table that notes what is asked of it."""
+    """A table that records which rows are read."""
 
     def __init__(self, rows):
         self.rows, self.largest = rows, 0

@@ -169,7 +169,7 @@ def test_labels_are_balanced_where_the_most_likely_cluster_is_not():
 
 
 def without_mass() -> torch.Tensor:
-    """A cluster that nobody wants, one that all want, and one that only one sample wants."""
+    """A cluster unlikely for all samples, one likely for all, and one likely for a single sample."""
     log_p = log_probabilities(512, 12)
     log_p[:, 3] -= 200.0
     log_p[:, 4] += 8.0
@@ -220,7 +220,7 @@ def test_ties_are_dealt_out_evenly_and_always_alike():
     labels = sinkhorn_labels(equal_rows, strength=25.0)
     assert torch.bincount(labels).tolist() == [10] * 6
     log_p = log_probabilities(100, 5)
-    twins = torch.cat([log_p, log_p[:, :1]], dim=1)  # cluster 5 is cluster 0 again
+    twins = torch.cat([log_p, log_p[:, :1]], dim=1)  # cluster 5 equals cluster 0
     labels = sinkhorn_labels(twins, strength=25.0, tolerance=1e-4)
     sizes = torch.bincount(labels, minlength=6)
     assert sizes.min() >= 10
@@ -238,7 +238,7 @@ def test_more_clusters_than_samples():
 
 
 def centred(solution: SinkhornSolution) -> torch.Tensor:
-    """Potentials without the constant that they are known up to."""
+    """Potentials without their arbitrary constant."""
     return solution.column_potentials - solution.column_potentials.mean()
 
 

@@ -1,4 +1,4 @@
-"""A local Hub, and processes that talk to it as users' processes talk to the real one."""
+"""A local Hub, and processes that use it as users' processes use the real one."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ sys.meta_path.insert(0, _Refuse())
 class LocalHub:
     """A server, and the environment that makes clients in other processes use it.
 
-    Server and cache are those of the tests before, emptied: processes are forked from one that knows their addresses.
+    Server and cache are those of earlier tests, emptied: processes are forked from one that has their addresses.
     """
 
     server: HubServer

@@ -1,4 +1,4 @@
-"""One check for each way to load a published model; all compare numbers with those of the model that was published.
+"""One check for each way to load a published model; all compare numbers with the published model's.
 
 They run in processes of their own, against a local Hub; `test_loading_matrix.py` starts these. Nothing here imports
 `ssl_zoo` by itself: the group "without" runs where it can't be imported.
@@ -36,7 +36,7 @@ from tests.tolerances import SAME_NETWORK
 
 @dataclass(frozen=True)
 class Case:
-    """A published model, and what the model that it was made from computes."""
+    """A published model, and the outputs of the model that it was made from."""
 
     name: str
     repo: str
@@ -135,7 +135,7 @@ def auto_model_for_image_classification(case: Case) -> None:
     logits = F.linear(case.expected["pooler_output"], head.weight, head.bias)
     same(model(case.images).logits, logits)
     assert logits.shape == (len(case.images), 5)
-    with pytest.raises(ValueError, match="num_labels"):  # nobody has trained a classifier
+    with pytest.raises(ValueError, match="num_labels"):  # no classifier was trained
         AutoModelForImageClassification.from_pretrained(case.repo)
 
 
@@ -262,7 +262,7 @@ def onnx(case: Case) -> None:
     model = AutoModel.from_pretrained(case.repo)
     batch = torch.export.Dim("batch")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # the exporter's own use of what torch is going to drop
+        warnings.simplefilter("ignore")  # the exporter itself uses what torch has deprecated
         program = torch.onnx.export(
             model.timm_model, (case.images,), dynamo=True, dynamic_shapes=({0: batch},), verbose=False
         )

@@ -1,4 +1,4 @@
-"""A run's folder as recipes/train.py leaves it, with a tiny model and paths of this machine in every corner."""
+"""A run's folder as recipes/train.py writes it, with a tiny model and paths of this machine in every file."""
 
 import json
 from pathlib import Path
@@ -70,7 +70,7 @@ def make_run(folder: Path, *, small_image_stem: bool = False, evaluated: bool = 
         "views": {"global_size": 64, **views},
         "train": {"epochs": 2, "global_batch_size": 64, "seed": 0, "output_dir": str(run)},
         "evaluation": {"crop_pct": 1.0},
-        "results": [{"metric": "knn_top1", "value": 0.99}],  # of the recipe, as runs of earlier versions carry them
+        "results": [{"metric": "knn_top1", "value": 0.99}],  # in the recipe, as in runs of earlier versions
     }
     (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     lines = [{"step": n, "images_seen": 64 * n, "loss": 2.0, "images_per_second": 32.0} for n in (1, 2)]

@@ -1,8 +1,8 @@
 """A server that speaks the Hub's HTTP protocol on the loopback interface, for the unmodified clients.
 
 It knows models, datasets and spaces; private and gated repositories; branches and tags; LFS uploads and atomic
-commits; range requests. `HubServer.fail` makes any request fail on purpose. What it answers to each call of
-`huggingface_hub` was read off version 2.4.
+commits; range requests. `HubServer.fail` makes any request fail on purpose. Its answers to each call of
+`huggingface_hub` follow version 2.4.
 """
 
 import json
@@ -80,7 +80,7 @@ class HubServer:
         return self.faults[-1]
 
     def reset(self) -> None:
-        """Become a server of which nobody has asked anything yet, at the same address."""
+        """Forget all requests, repositories and faults, and keep the address."""
         self.closing.set()
         self.__dict__.update(vars(HubServer(self.endpoint)))
 
@@ -371,7 +371,7 @@ class _Handler(BaseHTTPRequestHandler):
     hub: ClassVar[HubServer]
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Stay quiet: `HubServer.requests` is the log."""
+        """Print nothing: `HubServer.requests` is the log."""
 
     def _serve(self) -> None:
         self._log = self.hub.requests  # also if the Hub becomes another test's before the end
@@ -448,7 +448,7 @@ class _Quiet(ThreadingHTTPServer):
     daemon_threads = True
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is no error; anything else is."""
+        """A client that closes the connection is no error; anything else is."""
         import sys
 
         if not isinstance(sys.exc_info()[1], (ConnectionError, ValueError)):

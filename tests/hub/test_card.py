@@ -121,7 +121,7 @@ def test_code_compiles_and_names_the_repository(revision: str | None) -> None:
 
 
 def test_every_name_in_the_template_is_given_and_every_given_one_used() -> None:
-    """Jinja renders a misspelt name as nothing."""
+    """Jinja renders a misspelt name as an empty string."""
     text = TEMPLATE.read_text(encoding="utf-8")
     with mock.patch.object(ModelCard, "from_template", wraps=ModelCard.from_template) as spy:
         card([])

@@ -1,4 +1,4 @@
-"""A compact repository: without what begins as a copy, and with all that is asked of a published model."""
+"""A compact repository leaves out what begins as a copy, and does all that a published model must."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Converted checkpoints become the files of a repository: whole, marked, and the same however often they are made."""
+"""Converted checkpoints become the files of a repository: complete, marked, and the same each time."""
 
 import json
 import shutil
@@ -97,7 +97,7 @@ def test_results_measured_of_an_export_are_taken_over(tmp_path):
 
 
 def test_the_mark_survives_transformers(tmp_path):
-    """Loaded, saved and dressed up as a run, converted weights are still known for what they are."""
+    """Loaded, saved and put into a run's folder, converted weights are still recognised."""
     export_repo(make_conversion(tmp_path, license_id=None), tmp_path / "out")
     run = make_run(tmp_path)
     shutil.rmtree(run / "model")

@@ -1,6 +1,6 @@
-"""Every way of loading, for every method: numbers are compared, and docs/loading.md is the table of what was found.
+"""Every way of loading, for every method: numbers are compared, and docs/loading.md is the table of the outcomes.
 
-`python -m tests.hub.test_loading_matrix` writes the page anew.
+`python -m tests.hub.test_loading_matrix` writes the page again.
 """
 
 import json
@@ -254,7 +254,7 @@ def measure(hub: LocalHub, plan: dict[str, list[str]]) -> Matrix:
 
 
 def fast_plan() -> dict[str, list[str]]:
-    """What the fast tier tries: cheap ways with all models, dear ones with one or with a few unlike each other."""
+    """What the fast tier tries: cheap ways with all models, slow ones with one or a few different models."""
     few, two = ["MIRA", SEMI, STEM, ALEXNET], ["MIRA", SEMI]
     plan = dict.fromkeys(WAYS, few)
     for way in ("`AutoModel`", "`AutoModelForPreTraining`", "gradient checkpointing", "safetensors only"):

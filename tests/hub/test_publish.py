@@ -69,7 +69,7 @@ def published(shared_hub: LocalHub, tmp_path_factory: pytest.TempPathFactory) ->
 
 
 def features_of(backbone: torch.nn.Module) -> list[list[float]]:
-    """Do what `report` does in other processes."""
+    """Do in this process what `report` does in others."""
     threads = torch.get_num_threads()
     names: dict[str, Any] = {}
     exec(REPORT, names)

@@ -1,4 +1,4 @@
-"""The page becomes a Space: one commit with all it needs, the same again is none, and nothing leaves by accident."""
+"""The page becomes a Space: one commit with all it needs, none without a change, and nothing is sent by accident."""
 
 import re
 import runpy
@@ -101,7 +101,7 @@ def test_private_and_changes(hub_here: LocalHub, page: Path) -> None:
     repo.put({"notes.md": b"mine", "models/theirs/config.json": b"{}", "pages/old.py": b"", "other/x.py": b""})
     (page / "pages/map.py").unlink()
     (page / "pages/atlas.py").write_text("MAP = 2\n")
-    (page / "assets/style.css").write_text("b {}\n")  # as long as before
+    (page / "assets/style.css").write_text("b {}\n")  # of the same length as before
     (page / "models/m/model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}" + bytes(99) + b"1")
     dry = publish_space(page, "org/page", dry_run=True)
     assert dry.changes is not None

@@ -1,4 +1,4 @@
-"""Publishing as teams do it: again and again, under tags, privately, with interruptions, and not without a licence."""
+"""Publishing in teams: repeatedly, under tags, privately, with interruptions, and not without a licence."""
 
 import json
 import os
@@ -216,7 +216,7 @@ class Tomorrow(datetime):
 
 
 def test_a_downloaded_permission_is_none(hub_here, tmp_path):
-    """The files of a repository that somebody published with permission don't carry the permission on."""
+    """The files of a repository that was published with permission don't pass the permission on."""
     conversion = make_conversion(tmp_path, license_id=None)
     write_repository(conversion, "org/name", tmp_path / "repository")
     told = json.loads((tmp_path / "repository" / "conversion.json").read_text())
@@ -399,14 +399,14 @@ def test_somebody_publishes_at_the_same_time(hub_here, tmp_path, monkeypatch):
     assert repository(hub_here).resolve("main").title == "put"
 
 
-# --- what stays at home ---
+# --- what is never sent ---
 
 
 SECRET = "correct-horse-battery"
 
 
 def lay_traps(run):
-    """What else lies in folders of runs."""
+    """Other files in folders of runs."""
     for name in (
         *("optimizer.bin", "scheduler.pt", "pytorch_model.bin", "model.ckpt", ".env", "events.out.tfevents.1"),
         *("checkpoints/step_2/optimizer.bin", "checkpoints/step_2/model.safetensors", "notebook.ipynb", "extra.png"),

@@ -1,4 +1,4 @@
-"""The local server answers unmodified clients as the Hub does: what the other tests stand on."""
+"""The local server answers unmodified clients as the Hub does; the other tests rely on it."""
 
 import io
 import json

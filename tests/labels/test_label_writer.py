@@ -1,4 +1,4 @@
-"""Labels of a model as a data set: what is written, going on after an interruption, processes, refusals."""
+"""Labels of a model as a data set: content, resuming after an interruption, processes, refusals."""
 
 import copy
 import json
@@ -38,7 +38,7 @@ ABOUT = {
 
 
 class Model(torch.nn.Module):
-    """Its probabilities are a function of the row number that the image's colour says."""
+    """Its probabilities are a function of the row number that the image's colour encodes."""
 
     def __init__(self, *, stop_after: int = 1000, broken_row: int = -1) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What the models of every method owe their users, on the tiny fixtures of `tests/methods`."""
+"""Properties that the models of every method must have, on the tiny fixtures of `tests/methods`."""
 
 import json
 import math
@@ -54,7 +54,7 @@ class Data:
 
 
 def _train(recipe, steps=4):
-    """A model after a few steps, so that its banks, tables and statistics hold something."""
+    """A model after a few steps, so that its banks, tables and statistics aren't empty."""
     model, data = _build(recipe), Data(recipe)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.01)
     for step in range(steps):

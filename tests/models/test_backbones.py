@@ -47,7 +47,7 @@ def _assert_equal_weights(ours: nn.Module, theirs: nn.Module) -> None:
 
 @pytest.fixture
 def poisoned_memory(monkeypatch):
-    """Fills what loading leaves uninitialised with values that no forward pass survives."""
+    """Fills uninitialised memory with values that break every forward pass."""
     empty_like = torch.empty_like
 
     def poisoned(*args, **kwargs):

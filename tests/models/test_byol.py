@@ -130,7 +130,7 @@ def test_gradient_reaches_every_online_tensor_and_no_target_tensor():
             assert parameter.grad is None, name
         elif not parameter.grad.abs().sum() > 1e-5:
             idle.append(name)
-    assert idle == ["projector.0.bias", "predictor.0.bias"]  # before a batch norm; the authors have them all the same
+    assert idle == ["projector.0.bias", "predictor.0.bias"]  # before a batch norm; the authors have them nevertheless
 
 
 def test_forward_changes_nothing_but_batch_norm_statistics():
@@ -246,4 +246,4 @@ def test_two_processes_are_one():
     for half in halves:
         assert half[2] == pytest.approx(spread, rel=1e-5)
     alone = [_loss_and_gradient(None, [view.chunk(2)[half] for view in views])[2] for half in range(2)]
-    assert math.fabs(sum(alone) / 2 - spread) > 1e-4  # half the batch spreads less
+    assert math.fabs(sum(alone) / 2 - spread) > 1e-4  # half the batch has a smaller spread

@@ -455,7 +455,7 @@ def test_state_goes_through_a_checkpoint_and_training_goes_on_exactly(variant):
     file.seek(0)
     resumed = _model(variant)
     resumed.load_state_dict(torch.load(file, weights_only=True))
-    torch.manual_seed(99)  # nothing may hang on the global generators
+    torch.manual_seed(99)  # nothing may depend on the global generators
     first = _train(model, 5, first=5).loss
     torch.manual_seed(7)
     assert torch.equal(first, _train(resumed, 5, first=5).loss)

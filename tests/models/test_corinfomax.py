@@ -299,7 +299,7 @@ def test_gradient_reaches_every_trained_tensor():
         if name.startswith("timm_model") and name.endswith("bn2.weight"):
             torch.nn.init.ones_(parameter)  # timm starts each block's last norm at 0, which hides the block
     model(_views()).loss.backward()
-    # Biases before a batch norm do nothing; the authors have them all the same.
+    # Biases before a batch norm have no effect; the authors have them nevertheless.
     idle = [name for name, parameter in model.named_parameters() if not parameter.grad.abs().sum() > 1e-5]
     assert idle == ["projector.0.bias"]
 

@@ -74,7 +74,7 @@ def test_an_empty_bank_takes_no_memory(tmp_path):
     for method in ("Msf", "Cmsf"):
         assert found[method, "made"] < 40, found  # MiB; labels and ids, which are -1, take 4
         assert found[method, "loaded"] < 40, found
-        assert 250 < found[method, "written"] < 1100, found  # it counts what is written
+        assert 250 < found[method, "written"] < 1100, found  # it counts written rows
 
 
 @pytest.mark.parametrize("empty", [0.0, 0, -1, 0.5])
@@ -192,7 +192,7 @@ def test_only_what_is_trained_is_recomputed():
 def test_batch_norm_outside_a_backward_pass_counts_as_ever():
     backbone = create_backbone("resnet18", model_args=TINY)
     recompute_activations(backbone, enable=True)
-    recompute_activations(backbone, enable=True)  # twice does nothing more
+    recompute_activations(backbone, enable=True)  # a second call changes nothing
     assert len(backbone.bn1._forward_pre_hooks) == 1
     with torch.no_grad():
         for count in (1, 2):

@@ -234,4 +234,4 @@ def test_two_processes_are_one():
     for half in halves:
         assert half[2] == pytest.approx(diagnostics, rel=1e-5)
     alone = [_loss_and_gradient(None, [view.chunk(2)[half] for view in views])[0] for half in range(2)]
-    assert abs(sum(alone) / 2 - loss) > 1e-3  # assignments of half batches are something else
+    assert abs(sum(alone) / 2 - loss) > 1e-3  # assignments of half batches differ

@@ -1,4 +1,4 @@
-"""Memory formats change where numbers lie, and nothing else."""
+"""Memory formats change the layout of numbers in memory, and nothing else."""
 
 import pytest
 import torch

@@ -17,7 +17,7 @@ TINY = {"layers": [1, 2, 1, 1], "width_factor": 0.125}
 
 
 def tiny(**arguments):
-    """A narrow one whose norms, also their statistics, are none of them neutral."""
+    """A narrow network without a neutral norm or neutral statistics."""
     torch.manual_seed(0)
     model = timm.create_model("preact_resnet50", **{"num_classes": 0} | TINY | arguments)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The Space as visitors meet it: `space/app.py` in a process of its own, Chromium, and a look at who is asked what."""
+"""The Space as visitors see it: `space/app.py` in a process of its own, Chromium, and a record of all requests."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ PATIENCE = 120_000  # milliseconds; the machine may be busy with other tests
 
 @dataclass
 class Space:
-    """A server that runs, what it said so far, and where it keeps things."""
+    """A running server, its output so far, and its folders."""
 
     address: str
     log: Path
@@ -147,7 +147,7 @@ def is_trouble(said: Any) -> bool:
 
 @dataclass
 class Watched:
-    """What happened in a browser besides what is on the screen."""
+    """Errors and requests of a browser, which the screen doesn't show."""
 
     troubles: list[str] = field(default_factory=list)  # errors in scripts, and what the console calls errors
     outside: list[str] = field(default_factory=list)  # addresses of other hosts that were asked

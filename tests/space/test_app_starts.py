@@ -314,7 +314,7 @@ def test_what_is_wrong_with_an_address_is_said(page, query):
 
 
 def test_names_from_data_are_text(page):
-    """A class name that is markup stays words on every page."""
+    """A class name that is markup stays text on every page."""
     for tab in ("clusters", "compare", "health"):
         shown = look(page, page=tab, other="other", cluster="0")
         words = "".join(value for value in shown.values() if isinstance(value, str))

@@ -1,4 +1,4 @@
-"""What visitors do with the pages, in a real browser: every page, deep links, keyboard, phone, what goes wrong."""
+"""Visitors' actions in a real browser: every page, deep links, keyboard, phone, errors."""
 
 import json
 import re
@@ -19,7 +19,7 @@ PAGES = {
     "compare": ("Compare", "#comparison .note"),
     "health": ("Health", ".findings li"),
 }
-# What a screen reader would stumble on, of what can be seen now.
+# Problems for a screen reader among the visible elements.
 NAMELESS = """() => {
   const seen = (one) => one.checkVisibility({visibilityProperty: true});
   const named = (one) => one.getAttribute("aria-label") || one.getAttribute("aria-labelledby") || one.title
@@ -43,7 +43,7 @@ WIDER = """() => [...document.querySelectorAll("body *")].filter((one) => one.ch
 
 @pytest.fixture(params=[1, pytest.param(4, marks=SLOW)], ids=["", "slow"])
 def slow(request):
-    """Give a page's processor only a part of its time."""
+    """Slow down a page's processor."""
 
     def throttle(page) -> None:
         page.context.new_cdp_session(page).send("Emulation.setCPUThrottlingRate", {"rate": request.param})

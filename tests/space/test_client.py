@@ -1,4 +1,4 @@
-"""What programs get from the Space: two functions by gradio_client, and nothing else that is the server's."""
+"""Programs get two functions of the Space by gradio_client, and nothing else of the server."""
 
 import base64
 import io
@@ -148,7 +148,7 @@ def test_files_cannot_be_left_on_the_server(space):
 
 
 def test_functions_of_the_pages_take_nonsense(space):
-    """What browsers may call answers in words, whatever it is sent."""
+    """The functions that browsers may call answer every input with a message."""
     config = json.loads(space.get("config")[1])
     widgets = [one for one in config["components"] if one["props"].get("server_fns")]
     names = sorted(name for one in widgets for name in one["props"]["server_fns"])

@@ -1,4 +1,4 @@
-"""The page that looks at a visitor's image, by the requests that browsers and gradio_client send."""
+"""The page for a visitor's image, by the requests that browsers and gradio_client send."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""Images that visitors bring, in a real browser: good and bad ones, by every way in, and nothing of them stays."""
+"""Uploaded images in a real browser: good and bad ones, by every way of uploading; none of them is kept."""
 
 import base64
 import io
@@ -110,7 +110,7 @@ def test_bad_images_are_refused_in_words(page, name, content, words):
     said.wait_for()
     assert re.search(words, said.inner_text()), said.inner_text()
     assert page.locator(".query-preview").is_hidden()
-    bring(page, "good.png", picture())  # and the next one is looked at as if nothing had been
+    bring(page, "good.png", picture())  # and the next image works as usual
     page.locator(".query-status").filter(has_text="Most likely in cluster").wait_for()
     assert said.count() == 0
 

@@ -1,4 +1,4 @@
-"""What tests of training share."""
+"""Fixtures of the training tests."""
 
 from collections.abc import Iterator
 
@@ -8,7 +8,7 @@ from accelerate.state import AcceleratorState, GradientState, PartialState
 
 @pytest.fixture
 def fresh_accelerate() -> Iterator[None]:
-    """Accelerate keeps its state in singletons; a run of one test is nobody else's business."""
+    """Accelerate keeps its state in singletons; reset them, so that no test sees another's run."""
     yield
     AcceleratorState._reset_state(True)
     GradientState._reset_state()

@@ -1,4 +1,4 @@
-"""Training with `views.backend: device`: it goes on exactly where it stopped, and sees the views of `fast`."""
+"""Training with `views.backend: device`: it resumes exactly where it stopped, and sees the views of `fast`."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Recipes are read strictly: what isn't understood is an error that names the key and the nearest valid one."""
+"""Recipes are read strictly: an unknown key is an error that names the key and the nearest valid one."""
 
 import dataclasses
 import math

@@ -1,4 +1,4 @@
-"""Killed runs, continued, are the run that was never killed: bit for bit."""
+"""A killed and resumed run equals an uninterrupted run bit for bit."""
 
 import io
 import json
@@ -74,7 +74,7 @@ def _recipe(folder: Path, images: Path, **train: object) -> Path:
 
 
 class Launch:
-    """`recipes/train.py` with one process or two; `launcher` has `accelerate launch` start them."""
+    """`recipes/train.py` with one process or two; with `launcher`, `accelerate launch` starts them."""
 
     def __init__(self, recipe: Path, run: Path, processes: int, *overrides: str, launcher: bool = False) -> None:
         self.run, log = run, run.with_suffix(".log")

@@ -1,4 +1,4 @@
-"""What processes tell each other before an evaluation."""
+"""What processes exchange before an evaluation."""
 
 import torch
 from torch import nn

@@ -53,7 +53,7 @@ def test_the_fused_step_is_the_plain_one(memory_format, nesterov):
 
 
 def test_momentum_of_another_memory_format_still_belongs_to_its_weights():
-    """A checkpoint from a GPU, where weights are channels last, goes on where they aren't."""
+    """A checkpoint from a GPU, where weights are channels last, resumes where they aren't."""
     there = _model(torch.channels_last)
     optimizer = _optimizer(there, fused=True)
     _step(there, optimizer, 0)

@@ -1,4 +1,4 @@
-"""What every method owes its users: known trajectories, and exact continuation after kill -9.
+"""Every method has known trajectories and resumes exactly after kill -9.
 
 Every fixture of `tests/methods` is trained. `python -m tests.training.test_trajectories NAME [NAME ...]` writes the
 known trajectories of the fixtures named: of a new one, or after a change that is meant to change them.
@@ -35,7 +35,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=FIXTURES, ids=fixture_name)
 def whole(request, images, tmp_path_factory):
-    """A run that nobody stopped."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole")
     return _write(request.param, images, folder, STEPS), _Run(folder / "recipe.yaml", folder / "run").finish()
 
@@ -59,7 +59,7 @@ def test_killed_twice_is_never_killed(whole, tmp_path, chance):
     _compare(path, tmp_path, expected, moments=sorted(chance.sample(range(6, STEPS), 2)), processes=1)
 
 
-# SeLa passes over all images and solves across processes, PAWS deals classes to them: the others share their code.
+# SeLa passes over all images and solves across processes, PAWS divides classes among them: the rest share their code.
 _ALWAYS, _SLOW = ("sela", "paws"), pytest.mark.slow(seconds=15)
 
 

@@ -4,7 +4,7 @@ python recipes/convert.py NAME CHECKPOINT OUT [--branch BRANCH] [--repo-id org/n
 
 NAME says what the file is: a model of the zoo (`ssl_zoo.list_models()`, docs/zoo.md), whose numbers and licence the
 card then states; a method; or `auto`, to tell by the names of the tensors. No code in the file is run, every tensor is
-accounted for, and OUT is made completely or not at all. See docs/converting.md.
+used or listed as left out, and OUT is written completely or not at all. See docs/converting.md.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
 accelerate launch recipes/detect.py MODEL --data ID_OR_FOLDER [--data ANOTHER] [--preset voc|coco] [--architecture fpn]
 
-MODEL is a run's folder, org/name on the Hub, a name of timm (resnet50.tv_in1k), or none for random weights. Of a run
-that was stopped, the same command goes on. Writes results.jsonl, metrics.jsonl, detections.png and
+MODEL is a run's folder, org/name on the Hub, a name of timm (resnet50.tv_in1k), or none for random weights. The same
+command continues a stopped run. Writes results.jsonl, metrics.jsonl, detections.png and
 detector.safetensors. See docs/detection.md.
 """
 

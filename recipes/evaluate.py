@@ -2,9 +2,9 @@
 
 accelerate launch recipes/evaluate.py MODEL [--data PATH] [--protocol NAME ...] [protocol.setting=value ...]
 
-MODEL is a run's folder, a checkpoint, org/name on the Hub, or a name of timm (resnet50.a1_in1k). Of a run the data and
-the k-NN parameters are its recipe's. Features are computed once and kept on disk. Prints a table and appends to
-results.jsonl; draws clusters.png and, of a run, curves.png.
+MODEL is a run's folder, a checkpoint, org/name on the Hub, or a name of timm (resnet50.a1_in1k). For a run, the data
+and the k-NN parameters are its recipe's. Features are computed once and stored on disk. Prints a table and appends to
+results.jsonl; draws clusters.png and, for a run, curves.png.
 """
 
 import argparse

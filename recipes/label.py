@@ -1,10 +1,10 @@
-"""Label the images of a split with a model's clusters, and keep the labels as a data set.
+"""Label the images of a split with a model's clusters, and write the labels as a data set.
 
 accelerate launch recipes/label.py RUN_DIR_OR_REPO --out labels.parquet [--data PATH] [--split train] [--soft 10]
 
 Writes a folder that `datasets.load_dataset` reads: for each image its sample id and, per head, the pseudo-label, its
-confidence and, with --soft, the most likely clusters with their probabilities. An interrupted run goes on where it was
-when the same command is given again. recipes/train.py learns from the labels by data.label_table=labels.parquet.
+confidence and, with --soft, the most likely clusters with their probabilities. The same command continues an
+interrupted run. recipes/train.py learns from the labels by data.label_table=labels.parquet.
 """
 
 import argparse

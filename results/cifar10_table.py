@@ -2,8 +2,8 @@
 
 python results/cifar10_table.py [--data uoft-cs/cifar10] [--runs runs/cifar10-table] [--only NAME ...] [--record]
 
-Takes about three hours on two CPU cores. What is done is left alone, so an interrupted table is continued by the same
-command; --record writes the numbers to results/ and makes docs/results.md.
+Takes about three hours on two CPU cores. Finished runs are not repeated, so the same command continues an interrupted
+table; --record writes the numbers to results/ and makes docs/results.md.
 """
 
 import argparse

@@ -250,11 +250,12 @@ def peak_memory(run: Callable[[], Any]) -> int:
     gc.collect()
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # forgets the peak so far
-    before = _status("VmRSS")
+    before, files_before = _status("VmRSS"), _status("RssFile")
     result = run()
     peak = _status("VmHWM")
+    dropped = max(0, files_before - _status("RssFile"))  # pages of libraries, where memory is short
     del result
-    return max(0, peak - before)
+    return max(0, peak - before + dropped)
 
 
 def _status(key: str) -> int:

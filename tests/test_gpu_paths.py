@@ -89,7 +89,7 @@ def test_rows_of_all_processes_are_gathered_whatever_their_number_and_layout():
 
 @pytest.fixture
 def without_mkldnn():
-    """oneDNN's gradient of a 1x1 convolution in bfloat16 reads memory that nobody wrote: NaN now and then, on a CPU."""
+    """On a CPU, oneDNN's bfloat16 gradient of a 1x1 convolution reads memory that nobody wrote: NaN now and then."""
     with torch.backends.mkldnn.flags(enabled=False):
         yield
 

@@ -33,14 +33,17 @@ def create_accelerator(**options: Any) -> Accelerator:
             "overwrite each other. Launch with one of recipes/accelerate/*.yaml"
         )
     if accelerator.device.type == "cpu":
-        fast_bfloat16 = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-        if accelerator.mixed_precision == "bf16" and not fast_bfloat16:
+        if accelerator.mixed_precision == "bf16" and not _computes_bfloat16():
             raise RecipeError(
                 "`mixed_precision: bf16` was asked for on a CPU without AMX or AVX512-BF16, where it takes 10 to 25 "
                 "times as long as float32; launch with `--mixed_precision no`, or with recipes/accelerate/cpu.yaml"
             )
         _keep_freed_memory()
     return accelerator
+
+
+def _computes_bfloat16() -> bool:
+    return torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
 
 
 def _keep_freed_memory() -> None:

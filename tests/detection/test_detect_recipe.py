@@ -124,6 +124,7 @@ def detect_in(rank, path):
     return detect_all(detector, open_shapes(path), num_workers=0)
 
 
+@pytest.mark.slow(seconds=20)
 def test_two_processes_measure_what_one_does(shapes):
     alone = detect_in(0, str(shapes))
     assert alone.images[:, 0].tolist() == [0, 1, 2, 3, 4]

@@ -441,6 +441,7 @@ def test_enter_opens_what_was_typed(visit):
     assert query_of(page)["other"] == "mira-embedded"
 
 
+@pytest.mark.slow(seconds=35)
 def test_long_work_can_be_stopped_and_goes_on(visit):
     page = visit(link(MIRA))
     page.locator("#images input").fill("200")

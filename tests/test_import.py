@@ -56,13 +56,16 @@ def test_the_model_classes_load_nothing_that_only_training_needs() -> None:
     )
 
 
+SLOW = pytest.mark.slow(seconds=7)
+
+
 @pytest.mark.parametrize(
     "statements",
     [
-        "import ssl_zoo; ssl_zoo.MiraForPreTraining",
+        pytest.param("import ssl_zoo; ssl_zoo.MiraForPreTraining", marks=SLOW),
         "from transformers import AutoConfig, AutoModel; import ssl_zoo; AutoConfig.for_model('mira')",
         "import ssl_zoo; from transformers import AutoModel; from ssl_zoo.models.mira import MiraModel",
-        "from ssl_zoo.training.recipe import load_recipe; import ssl_zoo; ssl_zoo.MiraModel",
+        pytest.param("from ssl_zoo.training.recipe import load_recipe; import ssl_zoo; ssl_zoo.MiraModel", marks=SLOW),
     ],
 )
 def test_every_order_of_imports_works(statements: str) -> None:

@@ -117,6 +117,7 @@ def test_an_interrupted_render_leaves_nothing(
     assert contents(embedded_dataset_dir(**SIZES, cache_dir=tmp_path)) == contents(folder)
 
 
+@pytest.mark.slow(seconds=9)
 def test_a_killed_render_is_not_taken_for_a_data_set(folder: Path, tmp_path: Path) -> None:
     killed = child("embedded._png = lambda pixels: os._exit(9)", tmp_path, tmp_path / ".out")
     assert killed.wait(100) == 9

@@ -36,7 +36,9 @@ def trace(run: Path) -> list[dict[str, object]]:
 
 
 # SeLa also passes over the training images between its steps, and PAWS has labelled support views.
-@pytest.mark.parametrize("method", ["mira", "sela", "paws"])
+@pytest.mark.parametrize(
+    "method", ["mira", *(pytest.param(name, marks=pytest.mark.slow(seconds=8)) for name in ("sela", "paws"))]
+)
 def test_a_stopped_run_goes_on_exactly(images: Path, tmp_path: Path, method: str) -> None:
     whole = train(tiny(images, tmp_path / "whole", backend="device", method=method))
     stopped = tiny(images, tmp_path / "stopped", backend="device", method=method)
